@@ -1,0 +1,239 @@
+"""Every error dreamqueue raises on purpose. Foreign exceptions are translated where they enter (store, storage).
+
+    DreamqueueError
+    ├── InvalidInput           invalid_input          422  a field is wrong; names the field and the limit
+    ├── Unauthorized           unauthorized           401  no key, or a key nobody holds
+    ├── Forbidden              forbidden              403  a good key without the scope
+    ├── NotFound               not_found              404  unknown, or another tenant's: they look the same
+    ├── Expired                expired                410  it was there; its time is over
+    ├── Conflict               conflict               409  same idempotency key or id, other content
+    ├── NotCancellable         already_final          409  the job has ended
+    ├── QueueFull              queue_full             429  this tenant has too many queued jobs; retryable
+    ├── Unavailable            (retryable, 503)
+    │   ├── StoreUnavailable        store_unavailable         Redis is down, full or too slow
+    │   └── ObjectStoreUnavailable  object_store_unavailable  the S3 endpoint is down or refuses
+    ├── EngineError            engine_error           a model could not do its work
+    │   ├── ModelUnavailable   model_unavailable      no such model in this pool
+    │   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
+    │   ├── NonFinite          non_finite             a model produced NaN or infinity
+    │   ├── OutOfMemory        out_of_memory          the device is full; retryable
+    │   └── ProbeFailed        probe_failed           a probe job was told to fail; retryable as its spec says
+    ├── Stopped                the run must end now; never a job's own fault
+    │   ├── Cancelled          cancelled              the caller asked for it
+    │   ├── DeadlineExceeded   deadline_exceeded      the job's deadline passed while it ran
+    │   ├── LeaseLost          lease_lost             another attempt owns the job
+    │   └── Draining           draining               the worker is told to stop; the job goes back
+    ├── WorkerLost             worker_lost            workers died under this job too often
+    └── Internal               internal               a fault of ours; retryable
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "Cancelled",
+    "Conflict",
+    "DeadlineExceeded",
+    "Draining",
+    "DreamqueueError",
+    "EngineError",
+    "Expired",
+    "Forbidden",
+    "Internal",
+    "InvalidInput",
+    "LeaseLost",
+    "ModelUnavailable",
+    "NonFinite",
+    "NotCancellable",
+    "NotFound",
+    "ObjectStoreUnavailable",
+    "OutOfMemory",
+    "ProbeFailed",
+    "QueueFull",
+    "Stopped",
+    "StoreUnavailable",
+    "Unauthorized",
+    "Unavailable",
+    "UnreadableImage",
+    "WorkerLost",
+]
+
+
+class DreamqueueError(Exception):
+    """Root of the tree. `code` is stable and documented; `retryable` says whether the same call may succeed later."""
+
+    code: ClassVar[str] = "error"
+    retryable: bool = False
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def to_json(self) -> dict[str, Any]:
+        """The form a job record and a problem document carry."""
+        return {"code": self.code, "message": self.message, "retryable": self.retryable}
+
+
+class InvalidInput(DreamqueueError):
+    """A field is wrong. `field` is its path (`input.prompts.0`), `limit` the bound it broke, where there is one."""
+
+    code = "invalid_input"
+    status = 422
+
+    def __init__(self, message: str, *, field: str = "", limit: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.limit = limit
+
+
+class Unauthorized(DreamqueueError):
+    """No key, or a key that nobody holds."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(DreamqueueError):
+    """The key is good but lacks the scope."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(DreamqueueError):
+    """Unknown to this tenant; another tenant's looks the same."""
+
+    code = "not_found"
+    status = 404
+
+
+class Expired(DreamqueueError):
+    """It existed; its retention is over."""
+
+    code = "expired"
+    status = 410
+
+
+class Conflict(DreamqueueError):
+    """The same idempotency key or client id came with other content."""
+
+    code = "conflict"
+    status = 409
+
+
+class NotCancellable(DreamqueueError):
+    """The job has already ended; a final state never changes."""
+
+    code = "already_final"
+    status = 409
+
+
+class QueueFull(DreamqueueError):
+    """This tenant has as many queued jobs as it may have."""
+
+    code = "queue_full"
+    retryable = True
+    status = 429
+
+
+class Unavailable(DreamqueueError):
+    """A server this one depends on does not answer; sending the same again is safe."""
+
+    retryable = True
+    status = 503
+
+
+class StoreUnavailable(Unavailable):
+    """Redis is down, full, or too slow."""
+
+    code = "store_unavailable"
+
+
+class ObjectStoreUnavailable(Unavailable):
+    """The object store is down or refuses."""
+
+    code = "object_store_unavailable"
+
+
+class EngineError(DreamqueueError):
+    """A model could not do its work."""
+
+    code = "engine_error"
+
+
+class ModelUnavailable(EngineError):
+    """No such model on this worker."""
+
+    code = "model_unavailable"
+
+
+class UnreadableImage(EngineError):
+    """An input picture cannot be decoded or is gone."""
+
+    code = "unreadable_image"
+
+
+class NonFinite(EngineError):
+    """A model produced NaN or infinity."""
+
+    code = "non_finite"
+
+
+class OutOfMemory(EngineError):
+    """The device is full."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class ProbeFailed(EngineError):
+    """A probe job was told to fail."""
+
+    code = "probe_failed"
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class Stopped(DreamqueueError):
+    """The run must end at once. Raised inside engines by the monitor, handled by the runner."""
+
+
+class Cancelled(Stopped):
+    """The caller asked for it."""
+
+    code = "cancelled"
+
+
+class DeadlineExceeded(Stopped):
+    """The job's deadline passed while it ran."""
+
+    code = "deadline_exceeded"
+
+
+class LeaseLost(Stopped):
+    """Another attempt owns the job; whatever this one made is thrown away."""
+
+    code = "lease_lost"
+
+
+class Draining(Stopped):
+    """The worker is told to stop; the job goes back to the queue without a penalty."""
+
+    code = "draining"
+
+
+class WorkerLost(DreamqueueError):
+    """Workers died under this job too often."""
+
+    code = "worker_lost"
+
+
+class Internal(DreamqueueError):
+    """A fault of ours that no other class names."""
+
+    code = "internal"
+    retryable = True

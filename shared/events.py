@@ -1,0 +1,46 @@
+"""Reading a job's events. Writing them is part of the transition scripts, so an event states a fact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from shared import keys
+
+__all__ = ["Event", "EventLog"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """`id` is the stream id (`ms-seq`), which Last-Event-ID carries back.
+
+    `type` is one of queued, started, progress, preview, log, cancelling, finished. `data` always has `state`.
+    """
+
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+class EventLog:
+    """Read side of `dq:events:{tenant}:{id}`. Redis errors pass through; the caller's boundary maps them."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def read(self, tenant: str, job_id: str, *, after: str = "0-0", block_ms: int = 0, limit: int = 100) -> list[Event]:
+        """Events after stream id `after`, oldest first; waits up to `block_ms` (0: not at all) for the first."""
+        reply = self._redis.xread(
+            {keys.events(tenant, job_id): after}, count=limit, block=block_ms if block_ms > 0 else None
+        )
+        if not reply:
+            return []
+        entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
+        return [_event(entry_id, fields) for entry_id, fields in entries]
+
+
+def _event(entry_id: str, fields: dict[str, str]) -> Event:
+    return Event(id=entry_id, type=fields["type"], data=json.loads(fields["data"]))

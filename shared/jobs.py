@@ -1,0 +1,177 @@
+"""A job: a spec plus what happened to it. Pure: no Redis, no clock.
+
+    submit ─> queued ─claim─> running ─commit─> succeeded
+                │  ^             ├──── fail, final ──> failed
+                │  │             ├──── fail, retryable ─> queued (not before due_at)
+                │  │             ├──── release (drain) ─> queued, no penalty
+                │  └──lease lost─┤
+                │                └──── cancel seen ──> cancelled
+                ├─cancel─> cancelled
+                └─deadline passed─> expired
+
+Only the Lua scripts in shared/scripts move a job; TRANSITIONS states what they may do, and a test holds both together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["FINAL", "PRIORITIES", "TRANSITIONS", "Attempt", "Claim", "JobRecord", "JobState", "NewJob"]
+
+
+class JobState(StrEnum):
+    """Where a job is. Adjectives; final ones never change again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.EXPIRED}),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    **{state: frozenset() for state in FINAL},
+}
+
+# Milliseconds by which a job is treated as older (or younger) than it is: a low job that has waited 20 minutes
+# longer than a high one goes first, so nothing starves.
+PRIORITIES: dict[str, int] = {"high": -600_000, "normal": 0, "low": 600_000}
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What the door hands to the store; everything else about a job the store decides."""
+
+    id: str  # a UUID, the caller's or ours
+    tenant: str
+    kind: str
+    pool: str
+    spec: dict[str, Any]  # the spec's JSON form, seed resolved
+    priority: str = "normal"
+    deadline_s: float | None = None  # seconds after acceptance by which it must have ended
+    metadata: dict[str, str] = field(default_factory=dict)
+    retry_of: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""  # sha256 of the request body: same key and same fingerprint is the same job
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One claim of one job. `number` is the fencing token that every later write must carry."""
+
+    number: int
+    worker: str
+    started_at_ms: int
+    ended_at_ms: int | None = None
+    outcome: str | None = None  # succeeded, failed, retried, released, lost, cancelled
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker gets when it asks for work."""
+
+    tenant: str
+    id: str
+    kind: str
+    attempt: int
+    spec: dict[str, Any]
+    created_at_ms: int
+    queued_at_ms: int  # when it last became ready
+    deadline_at_ms: int | None
+    failures: int  # attempts of this job that ended in a retryable error so far
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as stored. Times are milliseconds since the epoch by Redis' clock."""
+
+    id: str
+    tenant: str
+    kind: str
+    pool: str
+    spec: dict[str, Any]
+    state: JobState
+    priority: str
+    attempt: int  # grows by one with each claim, never falls
+    failures: int  # retryable errors so far; capped by settings.max_failures
+    losses: int  # leases that ran out under it; capped by settings.max_losses
+    created_at_ms: int
+    queued_at_ms: int  # moves when the job comes back to the queue
+    started_at_ms: int | None = None  # first claim
+    finished_at_ms: int | None = None  # set exactly when the state is final
+    expires_at_ms: int | None = None  # when record and artifacts go; set with finished_at
+    deadline_at_ms: int | None = None
+    due_at_ms: int | None = None  # a retry waits until then
+    cancel_requested: bool = False
+    worker: str | None = None
+    progress: dict[str, Any] = field(default_factory=dict)  # fraction, stage, step, total, preview
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None  # the last one; attempts keeps them all
+    timings: dict[str, float] = field(default_factory=dict)  # seconds per stage
+    attempts: tuple[Attempt, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    retry_of: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing about the job will change again."""
+        return self.state in FINAL
+
+    @classmethod
+    def from_hash(cls, raw: dict[str, str]) -> JobRecord:
+        """Read the Redis hash `dq:job:{tenant}:{id}`."""
+
+        def loaded(name: str, default: Any) -> Any:
+            return json.loads(raw[name]) if raw.get(name) else default
+
+        def time(name: str) -> int | None:
+            return int(raw[name]) if raw.get(name) else None
+
+        return cls(
+            id=raw["id"],
+            tenant=raw["tenant"],
+            kind=raw["kind"],
+            pool=raw["pool"],
+            spec=loaded("spec", {}),
+            state=JobState(raw["state"]),
+            priority=raw["priority"],
+            attempt=int(raw["attempt"]),
+            failures=int(raw["failures"]),
+            losses=int(raw["losses"]),
+            created_at_ms=int(raw["created_at"]),
+            queued_at_ms=int(raw["queued_at"]),
+            started_at_ms=time("started_at"),
+            finished_at_ms=time("finished_at"),
+            expires_at_ms=time("expires_at"),
+            deadline_at_ms=time("deadline_at"),
+            due_at_ms=time("due_at"),
+            cancel_requested=raw.get("cancel") == "1",
+            worker=raw.get("worker") or None,
+            progress=loaded("progress", {}),
+            result=loaded("result", None),
+            error=loaded("error", None),
+            timings=loaded("timings", {}),
+            attempts=tuple(_attempt(item) for item in loaded("attempts", [])),
+            metadata=loaded("metadata", {}),
+            retry_of=raw.get("retry_of") or None,
+        )
+
+
+def _attempt(item: dict[str, Any]) -> Attempt:
+    return Attempt(
+        number=item["number"],
+        worker=item["worker"],
+        started_at_ms=item["started_at"],
+        ended_at_ms=item.get("ended_at"),
+        outcome=item.get("outcome"),
+        error=item.get("error"),
+    )

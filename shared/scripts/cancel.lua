@@ -1,0 +1,23 @@
+-- Queued: cancelled at once. Running: flagged, and its worker nudged; commits after this end cancelled.
+--   dq:job:{ref} hash      dq:ready, dq:delayed zsets  lose it      dq:nudge:{worker} channel
+-- ARGV 2 ref
+-- Returns 'missing', 'gone', 'final:<state>', 'cancelled' or 'running'
+local ref = ARGV[2]
+local tenant, id = split(ref)
+local key = job_key(ref)
+local state, pool, worker = unpack(redis.call('HMGET', key, 'state', 'pool', 'worker'))
+if not state then
+  return redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) and 'gone' or 'missing'
+end
+if state == 'queued' then
+  dequeue(pool, ref)
+  redis.call('HSET', key, 'cancel', '1')
+  finish(ref, 'cancelled', nil)
+  return 'cancelled'
+end
+if state == 'running' then
+  if redis.call('HSET', key, 'cancel', '1') == 1 then emit(ref, 'cancelling', '{"state":"running"}') end
+  redis.call('PUBLISH', 'dq:nudge:' .. worker, ref)
+  return 'running'
+end
+return 'final:' .. state

@@ -1,0 +1,19 @@
+-- The result, once: only from the attempt that owns the job. After an acknowledged cancel it ends cancelled,
+-- and keeps the pictures that were finished.
+--   dq:job:{ref} hash  result, timings, final state        dq:pace:{pool} hash  average run time of the kind
+-- ARGV 2 ref  3 attempt  4 'succeeded' or 'cancelled'  5 result JSON  6 timings JSON
+-- Returns the state reached, or 'lost'
+local ref = ARGV[2]
+if not owns(ref, ARGV[3]) then return 'lost' end
+local key = job_key(ref)
+local state = is_cancelling(ref) and 'cancelled' or ARGV[4]
+redis.call('HSET', key, 'result', ARGV[5], 'timings', ARGV[6])
+close_attempt(ref, state, nil)
+finish(ref, state, nil)
+if state == 'succeeded' then
+  local pool, kind, claimed_at = unpack(redis.call('HMGET', key, 'pool', 'kind', 'claimed_at'))
+  local took_s = (now - tonumber(claimed_at)) / 1000
+  local mean_s = tonumber(redis.call('HGET', 'dq:pace:' .. pool, kind) or tostring(took_s))
+  redis.call('HSET', 'dq:pace:' .. pool, kind, string.format('%.4f', mean_s + 0.1 * (took_s - mean_s)))
+end
+return state

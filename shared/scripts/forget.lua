@@ -1,0 +1,9 @@
+-- The retention of an ended job is over and its artifacts are deleted: drop the record, keep the id for the 410.
+--   dq:job:{ref}, dq:events:{ref}  deleted      dq:expiry zset      dq:jobs:{tenant} zset  old ids trimmed
+-- ARGV 2 ref
+local ref = ARGV[2]
+local tenant = split(ref)
+redis.call('DEL', job_key(ref), 'dq:events:' .. ref)
+redis.call('ZREM', 'dq:expiry', ref)
+redis.call('ZREMRANGEBYSCORE', 'dq:jobs:' .. tenant, '-inf', '(' .. (now - conf.result_ttl_ms - conf.gone_ttl_ms))
+return 1

@@ -1,0 +1,114 @@
+-- Put in front of every script. ARGV[1] is always the constants (JSON, see store.py), the rest is the script's own.
+-- Time is Redis TIME, never a host's clock. A ref is "tenant:id". Key table: shared/keys.py.
+local conf = cjson.decode(ARGV[1])
+local STRIDE = 5040  -- virtual time one job costs a tenant of weight 1; divisible by every weight up to 10
+
+local clock_now = redis.call('TIME')
+local now = clock_now[1] * 1000 + math.floor(clock_now[2] / 1000)
+
+local function job_key(ref) return 'dq:job:' .. ref end
+
+local function split(ref)
+  local colon = string.find(ref, ':', 1, true)
+  return string.sub(ref, 1, colon - 1), string.sub(ref, colon + 1)
+end
+
+local function count(kind, what) redis.call('HINCRBY', 'dq:counts', kind .. ':' .. what, 1) end
+
+local function emit(ref, type, data)
+  redis.call('XADD', 'dq:events:' .. ref, 'MAXLEN', '~', conf.events_max_len, '*', 'type', type, 'data', data)
+end
+
+local function ring(pool)
+  local id = 'bell-' .. redis.call('INCR', 'dq:bells')
+  local message = string.gsub(conf.doorbell, '@ID@', id)
+  message = string.gsub(message, '@QUEUE@', 'bell:' .. pool)
+  redis.call('LPUSH', 'dq:bell:' .. pool, message)
+end
+
+-- Start-time fair queueing: a tenant's next turn is a virtual time; each job moves it on by STRIDE / weight. A tenant
+-- that comes back gets no credit for having been away and no debt beyond what it used.
+local function stride_of(tenant)
+  local weight = tonumber(redis.call('HGET', 'dq:weight', tenant) or '1')
+  return math.floor(STRIDE / weight)
+end
+
+local function enqueue(pool, ref, rank)
+  local tenant, id = split(ref)
+  redis.call('ZADD', 'dq:ready:' .. pool .. ':' .. tenant, rank, id)
+  redis.call('INCR', 'dq:queued:' .. tenant)
+  if not redis.call('ZSCORE', 'dq:turn:' .. pool, tenant) then
+    local now_v = tonumber(redis.call('GET', 'dq:clock:' .. pool) or '0')
+    local last = tonumber(redis.call('HGET', 'dq:tags:' .. pool, tenant) or '0')
+    redis.call('ZADD', 'dq:turn:' .. pool, string.format('%.0f', math.max(now_v, last)), tenant)
+    redis.call('HDEL', 'dq:tags:' .. pool, tenant)
+  end
+end
+
+-- When a tenant has nothing ready, its turn leaves the table; the time it was due at is kept while it matters.
+local function retire_turn(pool, tenant)
+  if redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant) == 0 then
+    local tag = redis.call('ZSCORE', 'dq:turn:' .. pool, tenant)
+    redis.call('ZREM', 'dq:turn:' .. pool, tenant)
+    if tag and tonumber(tag) > tonumber(redis.call('GET', 'dq:clock:' .. pool) or '0') then
+      redis.call('HSET', 'dq:tags:' .. pool, tenant, tag)
+    end
+  end
+end
+
+local function dequeue(pool, ref)
+  local tenant, id = split(ref)
+  local removed = redis.call('ZREM', 'dq:ready:' .. pool .. ':' .. tenant, id)
+    + redis.call('ZREM', 'dq:delayed', ref)
+  if removed > 0 then redis.call('DECR', 'dq:queued:' .. tenant) end
+  retire_turn(pool, tenant)
+end
+
+local function close_attempt(ref, outcome, err)
+  local raw = redis.call('HGET', job_key(ref), 'attempts')
+  if not raw or raw == '' then return end
+  local attempts = cjson.decode(raw)
+  local last = attempts[#attempts]
+  last.ended_at = now
+  last.outcome = outcome
+  if err and err ~= '' then last.error = cjson.decode(err) end
+  redis.call('HSET', job_key(ref), 'attempts', cjson.encode(attempts))
+end
+
+-- The one door to a final state: finished_at and expires_at are set with it, every set forgets the job.
+local function finish(ref, state, err)
+  local key = job_key(ref)
+  local kind = redis.call('HGET', key, 'kind')
+  redis.call('HSET', key, 'state', state, 'finished_at', now, 'expires_at', now + conf.result_ttl_ms, 'due_at', '')
+  if err and err ~= '' then redis.call('HSET', key, 'error', err) end
+  redis.call('ZREM', 'dq:leases', ref)
+  redis.call('ZREM', 'dq:deadlines', ref)
+  redis.call('ZADD', 'dq:expiry', now + conf.result_ttl_ms, ref)
+  count(kind, state)
+  local data = '{"state":"' .. state .. '"'
+  if err and err ~= '' then data = data .. ',"error":' .. err end
+  emit(ref, 'finished', data .. '}')
+  redis.call('PEXPIRE', 'dq:events:' .. ref, conf.event_ttl_ms)
+end
+
+-- Back to the queue at its old rank, so a job that lost its worker does not lose its place.
+local function requeue(ref, reason)
+  local key = job_key(ref)
+  local pool, rank, deadline = unpack(redis.call('HMGET', key, 'pool', 'rank', 'deadline_at'))
+  redis.call('ZREM', 'dq:leases', ref)
+  redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', '')
+  if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
+  enqueue(pool, ref, rank)
+  emit(ref, 'queued', '{"state":"queued","reason":"' .. reason .. '"}')
+  ring(pool)
+end
+
+-- Whether attempt still owns the running job. A refusal is counted: it is a late worker being fenced off.
+local function owns(ref, attempt)
+  local state, current = unpack(redis.call('HMGET', job_key(ref), 'state', 'attempt'))
+  if state == 'running' and current == attempt then return true end
+  redis.call('HINCRBY', 'dq:counts', 'all:fenced', 1)
+  return false
+end
+
+local function is_cancelling(ref) return redis.call('HGET', job_key(ref), 'cancel') == '1' end

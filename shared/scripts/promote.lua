@@ -1,0 +1,29 @@
+-- Retries whose wait is over become ready again, and missing doorbells are rung: as many as jobs are ready.
+--   dq:delayed zset  scanned from the past      dq:ready, dq:turn      dq:bell:{pool} list  topped up
+-- ARGV 2 limit
+-- Returns {promoted, rung}
+local promoted, rung = 0, 0
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:delayed', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  local key = job_key(ref)
+  local state, pool, rank = unpack(redis.call('HMGET', key, 'state', 'pool', 'rank'))
+  redis.call('ZREM', 'dq:delayed', ref)
+  if state == 'queued' then
+    redis.call('DECR', 'dq:queued:' .. (split(ref)))  -- enqueue counts it again
+    redis.call('HSET', key, 'due_at', '')
+    enqueue(pool, ref, rank)
+    ring(pool)
+    promoted = promoted + 1
+  end
+end
+for _, pool in ipairs(redis.call('SMEMBERS', 'dq:pools')) do
+  local ready = 0
+  for _, tenant in ipairs(redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1)) do
+    ready = ready + redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant)
+  end
+  local missing = math.min(ready - redis.call('LLEN', 'dq:bell:' .. pool), tonumber(ARGV[2]))
+  for _ = 1, missing do
+    ring(pool)
+    rung = rung + 1
+  end
+end
+return {promoted, rung}

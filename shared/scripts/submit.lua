@@ -1,0 +1,38 @@
+-- Accept a job: record, ready entry and doorbell in one step, or nothing.
+--   dq:job:{ref} hash  written        dq:ready, dq:turn  the job's place       dq:bell  one doorbell
+--   dq:idem:{tenant}:{key} string     dq:jobs:{tenant} zset, dq:deadlines zset
+-- ARGV 2 tenant  3 id  4 pool  5 kind  6 spec  7 priority  8 rank offset ms  9 deadline ms from now or ''
+--      10 metadata  11 retry_of or ''  12 idempotency key or ''  13 fingerprint
+-- Returns {'created'|'duplicate'|'conflict'|'full', id}
+local tenant, id, pool, kind = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ref = tenant .. ':' .. id
+local idem = 'dq:idem:' .. tenant .. ':' .. ARGV[12]
+
+if ARGV[12] ~= '' then
+  local held = redis.call('GET', idem)
+  if held then
+    local colon = string.find(held, ':', 1, true)
+    local same = string.sub(held, 1, colon - 1) == ARGV[13]
+    return {same and 'duplicate' or 'conflict', string.sub(held, colon + 1)}
+  end
+end
+local known = redis.call('HGET', job_key(ref), 'fingerprint')
+if known then return {known == ARGV[13] and 'duplicate' or 'conflict', id} end
+if redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) then return {'conflict', id} end
+if tonumber(redis.call('GET', 'dq:queued:' .. tenant) or '0') >= conf.max_queued then return {'full', id} end
+
+local rank = now + tonumber(ARGV[8])
+local deadline = ARGV[9] ~= '' and string.format('%.0f', now + tonumber(ARGV[9])) or ''
+redis.call('HSET', job_key(ref), 'id', id, 'tenant', tenant, 'kind', kind, 'pool', pool, 'spec', ARGV[6],
+  'state', 'queued', 'priority', ARGV[7], 'rank', string.format('%.0f', rank), 'attempt', 0, 'failures', 0,
+  'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', ARGV[10],
+  'retry_of', ARGV[11], 'fingerprint', ARGV[13])
+redis.call('ZADD', 'dq:jobs:' .. tenant, now, id)
+redis.call('SADD', 'dq:pools', pool)
+if deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
+if ARGV[12] ~= '' then redis.call('SET', idem, ARGV[13] .. ':' .. id, 'PX', conf.idempotency_ttl_ms) end
+enqueue(pool, ref, rank)
+count(kind, 'accepted')
+emit(ref, 'queued', '{"state":"queued"}')
+ring(pool)
+return {'created', id}

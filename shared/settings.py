@@ -1,0 +1,91 @@
+"""The only reader of the environment: one frozen object, every field with its unit, default and consequence.
+
+Each field `name` is read from `DREAMQUEUE_NAME`; deploy/env.example lists them all (a test holds the two together).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["ENV_PREFIX", "Settings"]
+
+ENV_PREFIX = "DREAMQUEUE_"
+
+
+class Settings(BaseModel):
+    """What an operator may set. Unknown `DREAMQUEUE_*` names are ignored: client settings share the prefix."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # Servers
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="job store and Celery broker, one server")
+    redis_timeout_s: float = Field(2.0, gt=0, description="per command; beyond it the API answers 503")
+    s3_endpoint: str = Field("http://127.0.0.1:9000", description="as the API and the workers reach it")
+    s3_public_endpoint: str = Field("", description="as a caller's browser reaches it; empty: the same")
+    s3_bucket: str = Field("dreamqueue", description="created at start when missing")
+    s3_region: str = Field("us-east-1", description="signed into presigned URLs")
+    s3_access_key: str = Field("dreamqueue", description="access key id")
+    s3_secret_key: str = Field("dreamqueue-secret", description="secret access key")
+    s3_timeout_s: float = Field(10.0, gt=0, description="connect and read, per try")
+    presign_ttl_s: int = Field(900, ge=1, le=3600, description="life of an artifact URL handed out")
+
+    # Queue
+    lease_s: float = Field(15.0, gt=0, description="a silent worker loses its jobs after this long")
+    beat_s: float = Field(4.0, gt=0, description="heartbeat period; three must fit in a lease")
+    reap_period_s: float = Field(1.0, gt=0, description="how often each worker looks for expired leases")
+    max_failures: int = Field(3, ge=1, description="retryable errors after which a job fails for good")
+    max_losses: int = Field(3, ge=1, description="lost workers after which a job fails with worker_lost")
+    retry_base_s: float = Field(2.0, ge=0, description="retry n waits up to base*2**n, full jitter")
+    retry_cap_s: float = Field(300.0, ge=0, description="longest wait before a retry")
+    max_queued_per_tenant: int = Field(20_000, ge=1, description="429 above; bounds Redis memory")
+    result_ttl_s: int = Field(7 * 86_400, ge=1, description="record and artifacts of an ended job go after this")
+    gone_ttl_s: int = Field(30 * 86_400, ge=1, description="an expired id answers 410 this long, 404 after")
+    idempotency_ttl_s: int = Field(86_400, ge=1, description="life of an Idempotency-Key")
+    event_ttl_s: int = Field(3_600, ge=1, description="a job's event stream outlives its end by this")
+    events_max_len: int = Field(1_000, ge=10, description="events kept per job; older ones are trimmed")
+
+    # API
+    body_max_bytes: int = Field(2**20, ge=1024, description="largest JSON body")
+    image_max_bytes: int = Field(10 * 2**20, ge=1024, description="largest uploaded picture")
+    image_max_pixels: int = Field(25_000_000, ge=4096, description="width times height of an uploaded picture")
+    image_ttl_s: int = Field(30 * 86_400, ge=60, description="uploaded pictures may be deleted after this")
+    key_cache_s: float = Field(5.0, ge=0, description="a revoked key works at most this much longer")
+
+    # Worker
+    pool: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="which pool this worker serves")
+    worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    slots: int = Field(4, ge=1, le=256, description="jobs in flight in one worker; Celery's thread count")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    cpu_threads: int = Field(0, ge=0, description="torch threads; 0: one per core")
+    weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
+    kinds: str = Field("dalle,vqgan_clip,rank,classify,probe", description="kinds this worker serves")
+    worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
+    drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")
+    upload_tries: int = Field(8, ge=1, description="tries per artifact, full jitter up to 10 s between")
+
+    # Logs
+    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$", description="least severity written")
+    log_format: str = Field("json", pattern=r"^(json|console)$", description="json for machines, console for people")
+
+    @property
+    def public_s3_endpoint(self) -> str:
+        """The endpoint presigned URLs point to."""
+        return self.s3_public_endpoint or self.s3_endpoint
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read `DREAMQUEUE_*`. Raises SystemExit with the variable's name when a value is wrong."""
+        source = os.environ if env is None else env
+        values: dict[str, Any] = {
+            name: source[ENV_PREFIX + name.upper()] for name in cls.model_fields if ENV_PREFIX + name.upper() in source
+        }
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [f"{ENV_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+            raise SystemExit("bad settings\n  " + "\n  ".join(lines)) from None

@@ -1,0 +1,250 @@
+"""What to compute: one frozen, validated type per kind, with every limit in it.
+
+The HTTP schema, the stored record and the engine all use these types, so a job that was accepted can be run.
+Validation failures are pydantic's; the API turns them into one problem document that names field and limit.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+
+__all__ = [
+    "GENERATORS",
+    "KINDS",
+    "MAX_PROMPT_CHARS",
+    "ClassifySpec",
+    "DalleSpec",
+    "ImagePrefix",
+    "ImageRef",
+    "ProbeSpec",
+    "PromptTerm",
+    "RankSpec",
+    "Spec",
+    "VqganClipSpec",
+    "image_refs",
+    "parse_prompt_terms",
+    "parse_spec",
+]
+
+MAX_PROMPT_CHARS = 1_000  # far above any text tower's context; a longer one is a mistake or an attack
+MAX_SEED = 2**63 - 1
+MAX_IMAGES_IN = 256  # pictures one rank or classify job may name
+
+IMAGE_REF = re.compile(r"^(img_[0-9a-f]{64}|[0-9a-f-]{36}/[a-z0-9][a-z0-9_.-]{0,63})$")
+
+
+def _clean_text(value: Any) -> Any:
+    """NFC; control, surrogate and bidirectional-override characters are refused, not stripped."""
+    if not isinstance(value, str):
+        return value
+    text = unicodedata.normalize("NFC", value).strip()
+    for char in text:
+        if unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069":
+            raise ValueError(f"contains the forbidden character U+{ord(char):04X}")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_clean_text), Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="0 is a seed; left out, one is drawn and echoed")]
+ImageRef = Annotated[
+    str,
+    Field(
+        pattern=IMAGE_REF.pattern,
+        description="`img_<sha256>` of an uploaded picture, or `<job id>/<artifact name>` of a finished job",
+    ),
+]
+
+
+class Frozen(BaseModel):
+    """Base of all specs: immutable, no unknown fields, no silent coercion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PromptTerm(Frozen):
+    """One thing the picture should be near to (or, with a negative weight, far from)."""
+
+    text: Text | None = None
+    image: ImageRef | None = None
+    weight: float = Field(default=1.0, ge=-10, le=10)
+    stop: float | None = Field(default=None, ge=0, le=5, description="distance below which this term stops pulling")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("give exactly one of text and image")
+        return self
+
+
+def parse_prompt_terms(text: str) -> list[dict[str, Any]]:
+    """Read the string form `a tree:1 | fog:-0.5:0.2`; numbers are taken from the right, so text may hold colons."""
+    terms = []
+    for part in text.split("|"):
+        pieces = part.strip().split(":")
+        numbers: list[float] = []
+        while len(pieces) > 1 and len(numbers) < 2:
+            try:
+                numbers.insert(0, float(pieces[-1]))
+            except ValueError:
+                break
+            pieces.pop()
+        term: dict[str, Any] = {"text": ":".join(pieces).strip()}
+        term.update(zip(("weight", "stop"), numbers, strict=False))
+        terms.append(term)
+    return terms
+
+
+def _prompt_terms(value: Any) -> Any:
+    """Accept a string, a list of strings, or a list of terms."""
+    if isinstance(value, str):
+        return parse_prompt_terms(value)
+    if isinstance(value, list):
+        return [term for item in value for term in (parse_prompt_terms(item) if isinstance(item, str) else [item])]
+    return value
+
+
+class ImagePrefix(Frozen):
+    """The top of a given picture, kept as it is; the model continues below it."""
+
+    image: ImageRef
+    rows: int = Field(ge=1, le=63, description="rows of image tokens to keep, from the top")
+
+
+class DalleSpec(Frozen):
+    """Text tokens in, image tokens out, by autoregressive sampling; the best `keep` by CLIP are stored."""
+
+    kind: Literal["dalle"] = "dalle"
+    prompts: list[Text] = Field(min_length=1, max_length=32)
+    n: int = Field(default=4, ge=1, le=512, description="candidates per prompt")
+    keep: int | None = Field(default=None, ge=1, le=512, description="best by CLIP to keep per prompt; all if left out")
+    temperature: float = Field(default=1.0, ge=0.05, le=4)
+    top_k: int = Field(default=256, ge=1, le=16384)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    guidance: float | None = Field(default=None, ge=1, le=32, description="classifier-free guidance; model default")
+    seed: Seed | None = None
+    image_prefix: ImagePrefix | None = None
+    preview_every: int = Field(default=64, ge=0, le=4096, description="tokens between previews; 0 for none")
+    model: ModelId = "emoji-dalle"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.keep is not None and self.keep > self.n:
+            raise ValueError(f"keep is {self.keep} but n is only {self.n}")
+        if self.n * len(self.prompts) > 512:
+            raise ValueError(f"n times the number of prompts is {self.n * len(self.prompts)}; the limit is 512")
+        return self
+
+
+class VqganClipSpec(Frozen):
+    """A VQGAN latent moved, step by step, to where CLIP sees the prompts."""
+
+    kind: Literal["vqgan_clip"] = "vqgan_clip"
+    prompts: Annotated[list[PromptTerm], BeforeValidator(_prompt_terms), Field(min_length=1, max_length=32)]
+    iterations: int = Field(default=200, ge=1, le=5000)
+    size: list[int] = Field(
+        default=[64, 64], min_length=2, max_length=2, description="width and height in pixels, multiples of 8"
+    )
+    cutouts: int | None = Field(default=None, ge=1, le=256, description="views per step; model default if left out")
+    learning_rate: float | None = Field(default=None, gt=0, le=5)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    init_image: ImageRef | None = None
+    init_noise: Literal["codes", "smooth"] = "smooth"
+    init_weight: float = Field(default=0.0, ge=0, le=10, description="pull back to the initial latent")
+    perceptors: list[ModelId] = Field(default=["emoji-clip"], min_length=1, max_length=4)
+    seed: Seed | None = None
+    preview_every: int = Field(default=20, ge=0, le=5000, description="iterations between previews; 0 for none")
+    video: bool = Field(default=False, description="also store the previews as an animated WebP, `video.webp`")
+    model: ModelId = "emoji-vqgan"
+
+    @field_validator("size")
+    @classmethod
+    def _size_fits(cls, size: list[int]) -> list[int]:
+        for side in size:
+            if not 32 <= side <= 1024 or side % 8:
+                raise ValueError(f"each side must be a multiple of 8 from 32 to 1024, got {side}")
+        return size
+
+    @model_validator(mode="after")
+    def _has_a_pull(self) -> Self:
+        if not any(term.weight > 0 for term in self.prompts):
+            raise ValueError("at least one prompt needs a positive weight")
+        return self
+
+
+class RankSpec(Frozen):
+    """How well each picture fits one prompt: scores and order."""
+
+    kind: Literal["rank"] = "rank"
+    images: list[ImageRef] = Field(min_length=1, max_length=MAX_IMAGES_IN)
+    prompt: Text
+    model: ModelId = "emoji-clip"
+
+
+class ClassifySpec(Frozen):
+    """Zero-shot classification: a probability per label and picture."""
+
+    kind: Literal["classify"] = "classify"
+    images: list[ImageRef] = Field(min_length=1, max_length=MAX_IMAGES_IN)
+    labels: list[Text] = Field(min_length=2, max_length=2000)
+    templates: list[Text] = Field(default=["{}"], min_length=1, max_length=80)
+    top_k: int = Field(default=5, ge=1, le=100, description="labels listed per picture, best first")
+    model: ModelId = "emoji-clip"
+
+    @field_validator("templates")
+    @classmethod
+    def _has_a_place(cls, templates: list[str]) -> list[str]:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"a template needs exactly one {{}}, got {template!r}")
+        return templates
+
+    @field_validator("labels")
+    @classmethod
+    def _are_distinct(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("labels must differ from each other")
+        return labels
+
+
+class ProbeSpec(Frozen):
+    """An operator's canary: takes steps, sleeps, writes bytes, or fails on purpose. Touches no device."""
+
+    kind: Literal["probe"] = "probe"
+    steps: int = Field(default=0, ge=0, le=100_000)
+    step_s: float = Field(default=0.0, ge=0, le=60, description="seconds each step sleeps")
+    write_bytes: int = Field(default=0, ge=0, le=64 * 2**20, description="size of the artifact `probe.bin`; 0 for none")
+    fail: Literal["never", "once", "always", "permanently"] = Field(
+        default="never", description="once and always are retryable errors, permanently is not"
+    )
+
+
+Spec = Annotated[DalleSpec | VqganClipSpec | RankSpec | ClassifySpec | ProbeSpec, Field(discriminator="kind")]
+
+KINDS: tuple[str, ...] = ("dalle", "vqgan_clip", "rank", "classify", "probe")
+GENERATORS: frozenset[str] = frozenset({"dalle", "vqgan_clip"})  # kinds that make pictures from a seed
+
+_ADAPTER: TypeAdapter[Spec] = TypeAdapter(Spec)
+
+
+def parse_spec(kind: str, input_: dict[str, Any]) -> Spec:
+    """The spec of `kind` from its JSON form. Raises pydantic.ValidationError; an unknown kind is one too."""
+    return _ADAPTER.validate_python({**input_, "kind": kind})
+
+
+def image_refs(spec: Spec) -> list[str]:
+    """Every picture the spec names, in order, each once."""
+    refs: list[str] = []
+    if isinstance(spec, RankSpec | ClassifySpec):
+        refs.extend(spec.images)
+    elif isinstance(spec, DalleSpec) and spec.image_prefix:
+        refs.append(spec.image_prefix.image)
+    elif isinstance(spec, VqganClipSpec):
+        refs.extend(term.image for term in spec.prompts if term.image)
+        if spec.init_image:
+            refs.append(spec.init_image)
+    return list(dict.fromkeys(refs))

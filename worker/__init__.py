@@ -1,0 +1,1 @@
+"""The GPU side: claims jobs, runs engines, uploads, commits. No flask."""

@@ -1,0 +1,1 @@
+"""One engine per family of models. They know specs and errors, no infrastructure."""

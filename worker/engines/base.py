@@ -1,0 +1,93 @@
+"""What every engine offers, and what it may ask of whoever runs it.
+
+An engine turns one task into an output. It knows no Redis, no object store, no clock of the queue: it reports
+through a Monitor, whose calls raise Stopped (cancelled, deadline, lease lost, draining) between two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL.Image import Image
+
+from shared.errors import Stopped
+from shared.specs import Spec
+
+__all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt of one job, as an engine sees it."""
+
+    spec: Spec  # its seed is resolved where the kind has one
+    images: Mapping[str, Image]  # every picture the spec names, by reference, decoded to RGB
+    failures: int = 0  # earlier attempts of this job that ended in a retryable error
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One generated picture. `score` is CLIP's cosine with its prompt, None where nothing ranked it."""
+
+    image: Image  # RGB
+    prompt: str
+    seed: int
+    index: int  # which of the n candidates of its prompt; (seed, index) draws it again
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model, as results name it."""
+
+    id: str
+    family: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an engine made: pictures (best first within each prompt), other files, or data only."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    files: dict[str, tuple[bytes, str]] = field(default_factory=dict)  # name -> (content, content type)
+    data: dict[str, Any] = field(default_factory=dict)  # goes into the result as it is: scores, order, labels
+    parameters: dict[str, Any] = field(default_factory=dict)  # the resolved parameters, defaults filled in
+    models: list[Model] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds per stage, names ending in _s
+
+
+class StoppedWithOutput(Exception):
+    """A run that was stopped but has finished pictures worth keeping. `cause` is what stopped it."""
+
+    def __init__(self, cause: Stopped, output: Output) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+        self.output = output
+
+
+class Monitor(Protocol):
+    """How an engine talks to the job's runner. Cheap: throttling and I/O are the runner's business."""
+
+    def check(self) -> None:
+        """Raise a Stopped when the run must end. Engines call it at least once per step."""
+
+    def progress(self, stage: str, step: int, total: int) -> None:
+        """Where the run is; also checks. `step` of `total` within `stage` (`sample`, `rank`, `optimise`, ...)."""
+
+    def preview(self, image: Image, step: int) -> None:
+        """A picture of the unfinished result. Dropped when the last one is still being stored."""
+
+
+class Engine(Protocol):
+    """Serves the kinds it names. `load` comes before the first task; `run` may be called from several threads."""
+
+    kinds: tuple[str, ...]
+
+    def load(self) -> list[Model]:
+        """Bring the models to the device. Raises ModelUnavailable."""
+
+    def run(self, task: Task, monitor: Monitor) -> Output:
+        """Do the task. Raises EngineError, Stopped or StoppedWithOutput."""
