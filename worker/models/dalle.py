@@ -1,0 +1,241 @@
+"""A decoder-only transformer over one sequence: caption tokens, then the picture's VQGAN codes.
+
+Source: Ramesh et al., "Zero-Shot Text-to-Image Generation" (2021), section 2.2: one stream, a learnt padding vector per
+text position, learnt row and column positions for the picture. The first code is read off the last text position, so
+there is no start token. A caption of padding alone is the empty caption of classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.models.errors import ConfigError, ShapeError, check_ids, check_shape
+
+PAD = 0  # text id that stands for "no word here"; the tokenizer keeps it free
+
+
+@dataclass(frozen=True, slots=True)
+class DalleConfig:
+    """One transformer; the defaults are the embedded emoji model's."""
+
+    text_vocab: int = 4096  # tokenizer entries, padding included
+    text_length: int = 24  # caption positions
+    image_vocab: int = 1024  # codes of the VQGAN
+    grid: int = 16  # codes along one side; the picture is grid * grid codes in raster order
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    text_width: int = 128  # width of the caption embedding before it is projected to `width`
+    dropout: float = 0.0  # on embeddings and residual branches, in training only
+    guidance: float = 3.0  # scale that sampling uses where the job names none
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is no multiple of {self.heads} heads")
+
+    @property
+    def image_length(self) -> int:
+        """Codes per picture."""
+        return self.grid * self.grid
+
+    @property
+    def length(self) -> int:
+        """Positions of the whole sequence; the last code is never fed, so its slot stays free."""
+        return self.text_length + self.image_length
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
+        """Build from JSON; an unknown key is an error."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown DALL-E settings: {sorted(unknown)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `from_dict` reads, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Keys and values of every layer and position; a row belongs to one sequence and can be handed to another."""
+
+    keys: Tensor  # (layers, B, heads, length, width / heads)
+    values: Tensor  # the same
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.keys.shape[1]
+
+
+class Block(nn.Module):
+    """Pre-norm causal self-attention and a GELU MLP of four times the width."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.fc1 = nn.Linear(config.width, 4 * config.width)
+        self.fc2 = nn.Linear(4 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values, each (B, heads, S, d), of the normed input (B, S, W)."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
+        return q, k, v
+
+    def close(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the attention's output (B, heads, S, d) and the MLP's to x (B, S, W)."""
+        x = x + self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+    def forward(self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+        """Whole sequences (B, S, W); fills slots 0..S-1 of this layer's cache (B, heads, length, d) if given."""
+        q, k, v = self.split(x)
+        if keys is not None and values is not None:
+            keys[:, :, : x.shape[1]] = k
+            values[:, :, : x.shape[1]] = v
+        return self.close(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, slot: int) -> Tensor:
+        """One position (B, 1, W), all rows at the same `slot`."""
+        q, k, v = self.split(x)
+        keys[:, :, slot : slot + 1] = k
+        values[:, :, slot : slot + 1] = v
+        past = slot + 1
+        return self.close(x, F.scaled_dot_product_attention(q, keys[:, :, :past], values[:, :, :past]))
+
+    def step_rows(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, seen: Tensor) -> Tensor:
+        """One position (B, 1, W), every row at its own slot; `seen` (B, 1, 1, length) marks the slots in use."""
+        q, k, v = self.split(x)
+        rows = torch.arange(x.shape[0], device=x.device)
+        keys[rows, :, slots] = k[:, :, 0].to(keys.dtype)
+        values[rows, :, slots] = v[:, :, 0].to(values.dtype)
+        return self.close(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen))
+
+
+class Dalle(nn.Module):
+    """Text ids (B, T) and code ids (B, N) to the codes' logits."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_embedding = nn.Embedding(config.text_vocab, config.text_width)
+        self.text_projection = nn.Linear(config.text_width, config.width, bias=False)
+        self.text_positions = nn.Parameter(torch.zeros(config.text_length, config.width))
+        self.padding = nn.Parameter(torch.zeros(config.text_length, config.width))
+        self.image_embedding = nn.Embedding(config.image_vocab, config.width)
+        self.rows = nn.Parameter(torch.zeros(config.grid, config.width))
+        self.columns = nn.Parameter(torch.zeros(config.grid, config.width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.image_vocab, bias=False)
+        self.head.weight = self.image_embedding.weight
+        self.reset()
+
+    def reset(self) -> None:
+        """GPT-2's initial values: N(0, 0.02), residual outputs scaled down by the depth."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            for layer in (block.proj, block.fc2):
+                nn.init.normal_(layer.weight, std=0.02 / (2 * self.config.layers) ** 0.5)
+        nn.init.normal_(self.text_embedding.weight, std=0.2)  # the projection's gain is small
+        for table in (self.text_positions, self.padding, self.rows, self.columns):
+            nn.init.normal_(table, std=0.02)
+
+    def embed_text(self, text_ids: Tensor) -> Tensor:
+        """(B, T, W) of `text_ids` (B, T); padding has its own vector at every position."""
+        words = self.text_projection(self.text_embedding(text_ids)) + self.text_positions
+        return torch.where((text_ids == PAD).unsqueeze(-1), self.padding.to(words.dtype), words)
+
+    def embed_image(self, image_ids: Tensor) -> Tensor:
+        """(B, N, W) of the first N codes (B, N) in raster order."""
+        return self.image_embedding(image_ids) + self.positions()[: image_ids.shape[1]]
+
+    def positions(self) -> Tensor:
+        """(grid * grid, W): every cell's row plus column vector."""
+        return (self.rows[:, None] + self.columns[None]).flatten(0, 1)
+
+    def check_text(self, text_ids: Tensor) -> None:
+        """Refuse text ids of another length, dtype or range."""
+        check_shape("text_ids", text_ids, (None, self.config.text_length))
+        check_ids("text_ids", text_ids, self.config.text_vocab)
+
+    def forward(self, text_ids: Tensor, image_ids: Tensor) -> Tensor:
+        """Logits (B, N, V) of codes 0..N-1, each from the caption and the codes before it; N up to the picture's."""
+        check_shape("image_ids", image_ids, (text_ids.shape[0], None))
+        if not 1 <= image_ids.shape[1] <= self.config.image_length:
+            raise ShapeError(f"image_ids has {image_ids.shape[1]} codes, wanted 1 to {self.config.image_length}")
+        x = torch.cat([self.embed_text(text_ids), self.embed_image(image_ids[:, :-1])], dim=1)
+        x = self.dropout(x)  # (B, T + N - 1, W)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, self.config.text_length - 1 :]))
+
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache of `batch` rows on the model's device."""
+        config, like = self.config, self.padding
+        shape = (config.layers, batch, config.heads, config.length, config.width // config.heads)
+        keys = torch.zeros(shape, device=like.device, dtype=dtype or like.dtype)
+        return KVCache(keys, torch.zeros_like(keys))
+
+    def prefill(self, text_ids: Tensor, cache: KVCache, image_ids: Tensor | None = None) -> Tensor:
+        """Run the captions (B, T), and the codes (B, N) that are already known, into the cache.
+
+        Returns the next code's logits (B, V): code 0 after captions alone, code N after N codes.
+        """
+        self.check_text(text_ids)
+        x = self.embed_text(text_ids)
+        if image_ids is not None:
+            check_shape("image_ids", image_ids, (text_ids.shape[0], None))
+            check_ids("image_ids", image_ids, self.config.image_vocab)
+            x = torch.cat([x, self.embed_image(image_ids)], dim=1)
+        for index, block in enumerate(self.blocks):
+            x = block(x, cache.keys[index], cache.values[index])
+        return self.head(self.norm(x[:, -1]))
+
+    def step(self, image_ids: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
+        """Feed the code (B,) at `position` and return the logits (B, V) of the code after it.
+
+        `position` counts codes from 0: an int when all rows stand at the same place (the fast way), else (B,) int64, so
+        that rows of different progress share a batch.
+        """
+        check_shape("image_ids", image_ids, (cache.batch,))
+        if isinstance(position, int):
+            return self._step_together(image_ids, position, cache)
+        check_shape("position", position, (cache.batch,))
+        x = (self.image_embedding(image_ids) + self.positions()[position]).unsqueeze(1)  # (B, 1, W)
+        slots = position + self.config.text_length
+        seen = torch.arange(self.config.length, device=x.device) <= slots[:, None]  # (B, length)
+        seen = seen[:, None, None]
+        for index, block in enumerate(self.blocks):
+            x = block.step_rows(x, cache.keys[index], cache.values[index], slots, seen)
+        return self.head(self.norm(x[:, 0]))
+
+    def _step_together(self, image_ids: Tensor, position: int, cache: KVCache) -> Tensor:
+        grid = self.config.grid
+        if not 0 <= position < self.config.image_length:
+            raise ShapeError(f"position {position} is outside the picture's {self.config.image_length} codes")
+        place = self.rows[position // grid] + self.columns[position % grid]
+        x = (self.image_embedding(image_ids) + place).unsqueeze(1)  # (B, 1, W)
+        slot = position + self.config.text_length
+        for index, block in enumerate(self.blocks):
+            x = block.step(x, cache.keys[index], cache.values[index], slot)
+        return self.head(self.norm(x[:, 0]))
