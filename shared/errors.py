@@ -1,30 +1,30 @@
 """Every error dreamqueue raises on purpose. Foreign exceptions are translated where they enter (store, storage).
 
-    DreamqueueError
-    ├── InvalidInput           invalid_input          422  a field is wrong; names the field and the limit
-    ├── Unauthorized           unauthorized           401  no key, or a key nobody holds
-    ├── Forbidden              forbidden              403  a good key without the scope
-    ├── NotFound               not_found              404  unknown, or another tenant's: they look the same
-    ├── Expired                expired                410  it was there; its time is over
-    ├── Conflict               conflict               409  same idempotency key or id, other content
-    ├── NotCancellable         already_final          409  the job has ended
-    ├── QueueFull              queue_full             429  this tenant has too many queued jobs; retryable
-    ├── Unavailable            (retryable, 503)
-    │   ├── StoreUnavailable        store_unavailable         Redis is down, full or too slow
-    │   └── ObjectStoreUnavailable  object_store_unavailable  the S3 endpoint is down or refuses
-    ├── EngineError            engine_error           a model could not do its work
-    │   ├── ModelUnavailable   model_unavailable      no such model in this pool
-    │   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
-    │   ├── NonFinite          non_finite             a model produced NaN or infinity
-    │   ├── OutOfMemory        out_of_memory          the device is full; retryable
-    │   └── ProbeFailed        probe_failed           a probe job was told to fail; retryable as its spec says
-    ├── Stopped                the run must end now; never a job's own fault
-    │   ├── Cancelled          cancelled              the caller asked for it
-    │   ├── DeadlineExceeded   deadline_exceeded      the job's deadline passed while it ran
-    │   ├── LeaseLost          lease_lost             another attempt owns the job
-    │   └── Draining           draining               the worker is told to stop; the job goes back
-    ├── WorkerLost             worker_lost            workers died under this job too often
-    └── Internal               internal               a fault of ours; retryable
+DreamqueueError
+├── InvalidInput           invalid_input          422  a field is wrong; names the field and the limit
+├── Unauthorized           unauthorized           401  no key, or a key nobody holds
+├── Forbidden              forbidden              403  a good key without the scope
+├── NotFound               not_found              404  unknown, or another tenant's: they look the same
+├── Expired                expired                410  it was there; its time is over
+├── Conflict               conflict               409  same idempotency key or id, other content
+├── NotCancellable         already_final          409  the job has ended
+├── QueueFull              queue_full             429  this tenant has too many queued jobs; retryable
+├── Unavailable            (retryable, 503)
+│   ├── StoreUnavailable        store_unavailable         Redis is down, full or too slow
+│   └── ObjectStoreUnavailable  object_store_unavailable  the S3 endpoint is down or refuses
+├── EngineError            engine_error           a model could not do its work
+│   ├── ModelUnavailable   model_unavailable      no such model in this pool
+│   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
+│   ├── NonFinite          non_finite             a model produced NaN or infinity
+│   ├── OutOfMemory        out_of_memory          the device is full; retryable
+│   └── ProbeFailed        probe_failed           a probe job was told to fail; retryable as its spec says
+├── Stopped                the run must end now; never a job's own fault
+│   ├── Cancelled          cancelled              the caller asked for it
+│   ├── DeadlineExceeded   deadline_exceeded      the job's deadline passed while it ran
+│   ├── LeaseLost          lease_lost             another attempt owns the job
+│   └── Draining           draining               the worker is told to stop; the job goes back
+├── WorkerLost             worker_lost            workers died under this job too often
+└── Internal               internal               a fault of ours; retryable
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class EventLog:
 
     def read(self, tenant: str, job_id: str, *, after: str = "0-0", block_ms: int = 0, limit: int = 100) -> list[Event]:
         """Events after stream id `after`, oldest first; waits up to `block_ms` (0: not at all) for the first."""
-        reply = self._redis.xread(
+        reply: Any = self._redis.xread(
             {keys.events(tenant, job_id): after}, count=limit, block=block_ms if block_ms > 0 else None
         )
         if not reply:

@@ -1,28 +1,30 @@
 """Every Redis key, in one table. All live under `dq:`; times are milliseconds by Redis' own clock.
 
-| key                          | type   | holds                                                        | ends |
-|------------------------------|--------|--------------------------------------------------------------|------|
-| dq:job:{tenant}:{id}         | hash   | one JobRecord (shared/jobs.py)                                | expire script, at expires_at |
-| dq:ready:{pool}:{tenant}     | zset   | ids ready to claim; score = created_at + priority offset      | empty |
-| dq:turn:{pool}               | zset   | tenants with ready jobs; score = virtual time of their next turn | empty |
-| dq:clock:{pool}              | string | virtual time of the last turn taken (start-time fair queueing) | never |
-| dq:weight                    | hash   | tenant -> share, 1..10 (1 when absent)                        | never |
-| dq:leases                    | zset   | {tenant}:{id} of running jobs; score = lease deadline         | empty |
-| dq:delayed                   | zset   | {tenant}:{id} waiting for a retry; score = due_at             | empty |
-| dq:deadlines                 | zset   | {tenant}:{id} not final and with a deadline; score = deadline | empty |
-| dq:expiry                    | zset   | {tenant}:{id} of ended jobs; score = expires_at               | empty |
-| dq:jobs:{tenant}             | zset   | every id of the tenant; score = created_at (lists, and 410)   | expire script, gone_ttl_s later |
-| dq:queued:{tenant}           | string | count of jobs ready or delayed, for the quota                 | never |
-| dq:events:{tenant}:{id}      | stream | the job's events, capped                                      | event_ttl_s after the end |
-| dq:idem:{tenant}:{key}       | string | fingerprint and job id of an Idempotency-Key                  | idempotency_ttl_s |
-| dq:pools                     | set    | pools that ever held a job or a worker                        | never |
-| dq:counts                    | hash   | `{kind}:{what}` -> count: accepted, succeeded, failed, ...    | never |
-| dq:pace:{pool}               | hash   | kind -> moving average of run seconds                         | never |
-| dq:worker:{name}             | string | JSON of one live worker (WorkerInfo)                          | 3 beats |
-| dq:workers                   | zset   | worker names; score = last beat                               | swept by the reaper |
-| dq:nudge:{worker}            | pub/sub channel | `{tenant}:{id}` whose cancel was just asked for      | - |
-| dq:key:{kid}                 | hash   | API key: secret's sha256, tenant, scopes, expires_at          | revoked |
-| dq:bell:{pool}               | list   | doorbells, in Celery's wire form; kombu pops them             | empty |
+| key                      | type    | holds | ends |
+| ---                      | ---     | --- | --- |
+| dq:job:{tenant}:{id}     | hash    | one JobRecord (shared/jobs.py) | expire script, at expires_at |
+| dq:ready:{pool}:{tenant} | zset    | ids ready to claim; score = created_at + priority offset | empty |
+| dq:turn:{pool}           | zset    | tenants with ready jobs; score = virtual time of their next turn | empty |
+| dq:clock:{pool}          | string  | virtual time of the last turn taken (start-time fair queueing) | never |
+| dq:tags:{pool}           | hash    | tenant -> turn it is still owed to wait for, while nothing is ready | the turn |
+| dq:bells                 | string  | doorbells rung ever; makes their ids | never |
+| dq:weight                | hash    | tenant -> share, 1..10 (1 when absent) | never |
+| dq:leases                | zset    | {tenant}:{id} of running jobs; score = lease deadline | empty |
+| dq:delayed               | zset    | {tenant}:{id} waiting for a retry; score = due_at | empty |
+| dq:deadlines             | zset    | {tenant}:{id} not final and with a deadline; score = deadline | empty |
+| dq:expiry                | zset    | {tenant}:{id} of ended jobs; score = expires_at | empty |
+| dq:jobs:{tenant}         | zset    | every id of the tenant; score = created_at (lists, and 410) | expire script, gone_ttl_s later |
+| dq:queued:{tenant}       | string  | count of jobs ready or delayed, for the quota | never |
+| dq:events:{tenant}:{id}  | stream  | the job's events, capped | event_ttl_s after the end |
+| dq:idem:{tenant}:{key}   | string  | fingerprint and job id of an Idempotency-Key | idempotency_ttl_s |
+| dq:pools                 | set     | pools that ever held a job or a worker | never |
+| dq:counts                | hash    | `{kind}:{what}` -> count: accepted, succeeded, failed, ... | never |
+| dq:pace:{pool}           | hash    | kind -> moving average of run seconds | never |
+| dq:worker:{name}         | string  | JSON of one live worker (WorkerInfo) | 3 beats |
+| dq:workers               | zset    | worker names; score = last beat | swept by the reaper |
+| dq:nudge:{worker}        | pub/sub channel | `{tenant}:{id}` whose cancel was just asked for | - |
+| dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |
+| dq:bell:{pool}           | list    | doorbells, in Celery's wire form; kombu pops them | empty |
 """
 
 from __future__ import annotations

@@ -107,7 +107,10 @@ class ObjectStore:
         with _translated(key):
             reply = self._client.head_object(Bucket=self.bucket, Key=key)
         return StoredObject(
-            key, reply["ContentLength"], reply.get("Metadata", {}).get("sha256", ""), reply.get("ContentType", "")
+            key,
+            reply["ContentLength"],
+            reply.get("Metadata", {}).get("sha256", ""),
+            reply.get("ContentType", ""),
         )
 
     def presign(self, key: str, *, file_name: str, content_type: str) -> str:

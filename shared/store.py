@@ -207,7 +207,7 @@ class JobStore:
         return (int(reply[0]), int(reply[1])) if reply else None
 
     @_guarded
-    def list(
+    def list_jobs(
         self,
         tenant: str,
         *,
@@ -281,7 +281,12 @@ class JobStore:
 
     @_guarded
     def progress(
-        self, claim: Claim, progress: dict[str, Any], *, event: str = "progress", data: dict[str, Any] | None = None
+        self,
+        claim: Claim,
+        progress: dict[str, Any],
+        *,
+        event: str = "progress",
+        data: dict[str, Any] | None = None,
     ) -> Signal:
         """Write `progress` to the record and append an event (`data`, or the progress itself); renews the lease."""
         reply = self._run(
@@ -379,7 +384,7 @@ class JobStore:
     @_guarded
     def now_ms(self) -> int:
         """Redis' clock."""
-        seconds, micros = cast("tuple[int, int]", self.redis.time())
+        seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     # --- workers and pools ---------------------------------------------------------------------------------------

