@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ class Process:
         self.command = command
         self.log_path = log_path
         self._pid_path = pid_path
+        self._terminated = False
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = log_path.open("ab")
         self._child = subprocess.Popen(
@@ -44,6 +47,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env={**os.environ, **command.env},
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops children in order
+            preexec_fn=_die_with_parent,
         )
         if pid_path:
             pid_path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +68,15 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             self._child.send_signal(number)
 
+    def terminate(self) -> None:
+        """SIGTERM, once: a second one would cut a drain short."""
+        if not self._terminated:
+            self._terminated = True
+            self.signal(signal.SIGTERM)
+
     def stop(self, grace_s: float = 10.0) -> int:
         """SIGTERM, and SIGKILL to the whole group after `grace_s`. Returns the exit code."""
-        self.signal(signal.SIGTERM)
+        self.terminate()
         try:
             self._child.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -89,6 +99,12 @@ class Process:
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _die_with_parent() -> None:
+    """Linux: the kernel sends SIGTERM when the supervisor is killed, so nothing is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def wait_until(ready: Callable[[], bool], process: Process, timeout_s: float) -> None:

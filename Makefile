@@ -1,0 +1,48 @@
+# The commands people and CI use. Each sets up what it needs in .venv from the package registry.
+PYTHON ?= python3
+PORT ?= 8000
+DATA ?= .dreamqueue
+WORKERS ?= 1
+OUT ?= out
+ONLY ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo up test check bench faults clean
+
+demo: $(VENV)/.local
+	@$(BIN)/dreamqueue demo --port $(PORT) --data $(DATA) --out $(OUT)
+
+up: $(VENV)/.local
+	@exec $(BIN)/dreamqueue up --port $(PORT) --data $(DATA) --workers $(WORKERS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest tests/unit tests/architecture -q
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks --only "$(ONLY)"
+
+clean:
+	rm -rf $(VENV) out .dreamqueue build *.egg-info
+
+# pip, not uv: where torch's wheel lies on the disk only pip looks there.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dreamqueue needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.local
