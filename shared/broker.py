@@ -1,0 +1,55 @@
+"""The Celery app, from settings. Celery only wakes workers: which job runs, and what becomes of it, the store decides.
+
+Early ack: a doorbell is worth nothing once it was heard, and celery 5.7.0 dies on late acks when Redis goes away.
+The reaper rings again for every job that has no doorbell, so a lost one costs at most its period.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from shared import keys
+from shared.settings import Settings
+
+__all__ = ["create_celery"]
+
+DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is given up and made again
+
+
+def create_celery(settings: Settings) -> Celery:
+    """An app whose default queue is the pool's: Redis list `keys.bell(pool)`. Opens no connection."""
+    app = Celery("dreamqueue", set_as_current=False)
+    app.conf.update(
+        broker_url=settings.redis_url,
+        broker_connection_timeout=settings.redis_timeout_s,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: a worker outlives any outage of Redis
+        broker_transport_options=_transport_options(settings),
+        result_backend=None,
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=keys.queue_name(settings.pool),
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # hear a doorbell only when a slot is free
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,  # its reply queues leak, and it has nothing that the store has not
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "global_keyprefix": keys.PREFIX,
+        "priority_steps": [0],  # one list per queue; priority lives in the claim
+        "visibility_timeout": 3600,  # never reached: every message is acked when it is heard
+        "socket_timeout": max(DEAF_AFTER_S, settings.redis_timeout_s),
+        "socket_connect_timeout": settings.redis_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+    }
