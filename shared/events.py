@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -40,6 +40,11 @@ class EventLog:
             return []
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
         return [_event(entry_id, fields) for entry_id, fields in entries]
+
+    def last_id(self, tenant: str, job_id: str) -> str:
+        """Stream id of the newest event; `0-0` when there is none. Read it before the record to miss nothing."""
+        reply = cast("list[tuple[str, Any]]", self._redis.xrevrange(keys.events(tenant, job_id), count=1))
+        return reply[0][0] if reply else "0-0"
 
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:

@@ -50,6 +50,11 @@ class Settings(BaseModel):
     events_max_len: int = Field(1_000, ge=10, description="events kept per job; older ones are trimmed")
 
     # API
+    bind: str = Field("127.0.0.1:8000", description="address the API listens on; 0.0.0.0:8000 for all interfaces")
+    api_processes: int = Field(2, ge=1, le=256, description="API processes; about one per core")
+    redis_connections: int = Field(
+        1_000, ge=8, description="per process and kind of client; each waiting caller holds one, 503 beyond"
+    )
     body_max_bytes: int = Field(2**20, ge=1024, description="largest JSON body")
     image_max_bytes: int = Field(10 * 2**20, ge=1024, description="largest uploaded picture")
     image_max_pixels: int = Field(25_000_000, ge=4096, description="width times height of an uploaded picture")

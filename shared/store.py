@@ -117,6 +117,7 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> redis.Redi
         socket_connect_timeout=min(limit, 2.0),
         retry=Retry(NoBackoff(), 0),
         health_check_interval=30,
+        max_connections=settings.redis_connections,
     )
     return client
 
