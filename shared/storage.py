@@ -102,16 +102,17 @@ class ObjectStore:
             body: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return body
 
+    def stream(self, key: str, chunk_bytes: int = 256 * 1024) -> tuple[StoredObject, Iterator[bytes]]:
+        """The object piece by piece, for passing on. Raises NotFound at once, not at the first piece."""
+        with _translated(key):
+            reply = self._client.get_object(Bucket=self.bucket, Key=key)
+        return _described(key, reply), reply["Body"].iter_chunks(chunk_bytes)
+
     def head(self, key: str) -> StoredObject:
         """What is there, without reading it. Raises NotFound."""
         with _translated(key):
             reply = self._client.head_object(Bucket=self.bucket, Key=key)
-        return StoredObject(
-            key,
-            reply["ContentLength"],
-            reply.get("Metadata", {}).get("sha256", ""),
-            reply.get("ContentType", ""),
-        )
+        return _described(key, reply)
 
     def presign(self, key: str, *, file_name: str, content_type: str) -> str:
         """A GET URL on the public endpoint, valid `presign_ttl_s`; pins the answer's type and file name."""
@@ -142,6 +143,11 @@ class ObjectStore:
         """Raise ObjectStoreUnavailable unless the bucket answers."""
         with _translated(self.bucket):
             self._client.head_bucket(Bucket=self.bucket)
+
+
+def _described(key: str, reply: dict[str, Any]) -> StoredObject:
+    sha256 = reply.get("Metadata", {}).get("sha256", "")
+    return StoredObject(key, reply["ContentLength"], sha256, reply.get("ContentType", ""))
 
 
 def _client(settings: Settings, endpoint: str) -> Any:
