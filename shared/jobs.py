@@ -88,6 +88,7 @@ class Claim:
     queued_at_ms: int  # when it last became ready
     deadline_at_ms: int | None
     failures: int  # attempts of this job that ended in a retryable error so far
+    claimed_at_ms: int = 0  # the claim's own time, so that waits and deadlines need no host clock
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ class JobStore:
         reply = self._run("claim", pool, worker, self._lease_ms)
         if not reply:
             return None
-        tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures = reply
+        tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at = reply
         return Claim(
             tenant=tenant,
             id=job_id,
@@ -272,6 +272,7 @@ class JobStore:
             queued_at_ms=int(queued_at),
             deadline_at_ms=int(deadline_at) if deadline_at else None,
             failures=int(failures),
+            claimed_at_ms=int(claimed_at),
         )
 
     @_guarded

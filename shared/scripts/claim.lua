@@ -2,7 +2,7 @@
 --   dq:turn:{pool} zset, dq:clock:{pool}  whose turn      dq:ready:{pool}:{tenant} zset  popped
 --   dq:job:{ref} hash  becomes running                    dq:leases zset  gets the lease
 -- ARGV 2 pool  3 worker  4 lease ms
--- Returns nil, or {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures}
+-- Returns nil, or {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now}
 local pool, worker = ARGV[2], ARGV[3]
 local turn = 'dq:turn:' .. pool
 
@@ -35,7 +35,7 @@ for _ = 1, 100 do  -- skips at most 100 jobs whose deadline has passed; the next
       redis.call('ZREM', 'dq:deadlines', ref)
       redis.call('ZADD', 'dq:leases', now + tonumber(ARGV[4]), ref)
       emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')
-      return {tenant, popped[1], f[1], attempt, f[2], f[3], f[4], deadline or '', f[5]}
+      return {tenant, popped[1], f[1], attempt, f[2], f[3], f[4], deadline or '', f[5], now}
     end
   end
 end

@@ -1,0 +1,71 @@
+"""A real worker process, for one test."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from deploy.local.processes import Command, Process, wait_until
+from shared.jobs import JobRecord, NewJob
+from shared.settings import ENV_PREFIX, Settings
+from shared.store import JobStore, WorkerInfo
+from tests.support.polling import eventually
+
+__all__ = ["Worker", "submit", "until"]
+
+
+class Worker:
+    """`python -m worker` on a pool. Ready when the constructor returns."""
+
+    def __init__(self, settings: Settings, store: JobStore, folder: Path, *, ready_s: float = 30.0) -> None:
+        self.name = f"w-{uuid.uuid4().hex[:8]}"
+        self._store = store
+        values = settings.model_copy(update={"worker_name": self.name}).model_dump()
+        env = {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}
+        env["OMP_NUM_THREADS"] = "1"
+        self.process = Process(Command(self.name, [sys.executable, "-m", "worker"], env), folder / f"{self.name}.log")
+        wait_until(lambda: self.info() is not None, self.process, ready_s)
+
+    def info(self) -> WorkerInfo | None:
+        """As the store lists it."""
+        return next((info for info in self._store.workers() if info.name == self.name), None)
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self.process.log_path.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+
+    def stop(self, within_s: float = 20.0, *, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait; its exit code. Killed, with a code below zero, when it takes longer."""
+        self.process.signal(number)
+        end = time.monotonic() + within_s
+        while self.process.exit_code is None and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.process.stop(0.0)
+
+
+def submit(store: JobStore, tenant: str, pool: str, *, deadline_s: float | None = None, **spec: Any) -> str:
+    """Accept a job, a probe unless `kind` says otherwise; its id."""
+    kind = spec.pop("kind", "probe")
+    job = NewJob(
+        id=str(uuid.uuid4()), tenant=tenant, kind=kind, pool=pool, spec={"kind": kind, **spec}, deadline_s=deadline_s
+    )
+    return store.submit(job).id
+
+
+def until(store: JobStore, tenant: str, job_id: str, *states: str, within_s: float = 15.0) -> JobRecord:
+    """The record, once its state is one of `states`; a final state without any given."""
+
+    def reached() -> JobRecord | None:
+        record = store.get(tenant, job_id)
+        return record if (record.state in states if states else record.is_final) else None
+
+    return eventually(reached, within_s=within_s, what=f"job {job_id} in {states or 'a final state'}")

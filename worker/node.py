@@ -1,0 +1,178 @@
+"""One worker process, wired: its engines, its threads, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from prometheus_client import start_http_server
+
+from shared.errors import ObjectStoreUnavailable, StoreUnavailable
+from shared.logs import get_logger
+from shared.metrics import DEVICE_STEPS, MODEL_LOAD_SECONDS, STEP_SECONDS
+from shared.settings import Settings
+from shared.storage import ObjectStore
+from shared.store import JobStore, WorkerInfo, connect
+from shared.version import VERSION
+from worker.engines.base import Engine, Model
+from worker.engines.registry import EngineOptions, build_engines
+from worker.heartbeat import Heartbeat
+from worker.hooks import Hooks, RunLog, RunMetrics
+from worker.inputs import Inputs
+from worker.nudges import Nudges
+from worker.periodic import Periodic
+from worker.previews import Previews
+from worker.reaper import Reaper
+from worker.reports import Reports
+from worker.runner import Runner, RunnerParts
+from worker.runs import Runs
+from worker.shelf import Shelf
+from worker.uploads import Uploads
+
+__all__ = ["WorkerNode"]
+
+log = get_logger(__name__)
+
+IO_THREADS = 8  # that upload and fetch pictures, for all jobs together
+UNHEARD_S = 5.0  # a run that has not ended so long after it was told to stop hangs in its engine
+
+
+class WorkerNode:
+    """Built without I/O; start() loads the models first and tells the world last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_draining = False  # a plain flag: set from a signal handler, which must not take a lock
+        self._kinds = [kind.strip() for kind in settings.kinds.split(",") if kind.strip()]
+        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings))
+        self._models: list[Model] = []
+        self._started_at_ms = int(time.time() * 1000)
+        self._metrics_port = 0
+        self._runs = Runs()
+        self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
+        self._store = JobStore(connect(settings), settings)
+        self._objects = ObjectStore(settings)
+        reports = Reports(self._store)
+        previews = Previews(self._objects, reports)
+        self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s)
+        self._runner = Runner(settings, self._parts(reports, previews), lambda: self.is_draining)
+        nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
+        self._threads: list[Periodic] = [
+            self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, reaper.thread,
+        ]  # fmt: skip
+
+    def _parts(self, reports: Reports, previews: Previews) -> RunnerParts:
+        return RunnerParts(
+            store=self._store,
+            engines=self._engines,
+            inputs=Inputs(self._store, self._objects, self.settings, self._io),
+            uploads=Uploads(self._objects, self.settings.upload_tries, self._io),
+            reports=reports,
+            previews=previews,
+            hooks=Hooks([RunMetrics(), RunLog()]),
+            runs=self._runs,
+            shelf=Shelf(),
+        )
+
+    @property
+    def pull(self) -> Callable[[], bool]:
+        """What a doorbell starts."""
+        return self._runner.pull
+
+    def start(self) -> None:
+        """Load, then serve metrics, then announce. Raises ModelUnavailable, OSError; outages of servers do not."""
+        self._load()
+        server, _ = start_http_server(self.settings.worker_metrics_port)
+        self._metrics_port = server.server_port
+        try:
+            self._objects.ensure_bucket()
+        except ObjectStoreUnavailable as error:
+            log.warning("object store away at start", error=error.message)
+        self._heartbeat.thread.once()
+        for thread in self._threads:
+            thread.start()
+        log.info("worker ready", worker=self.settings.worker_name, pool=self.settings.pool, kinds=self._kinds,
+                 models=[model.id for model in self._models], metrics_port=self._metrics_port)  # fmt: skip
+
+    def _load(self) -> None:
+        models: dict[str, Model] = {}
+        for engine in dict.fromkeys(self._engines.values()):
+            models.update((model.id, model) for model in engine.load())
+        self._models = list(models.values())
+
+    def describe(self) -> WorkerInfo:
+        """How this worker shows in GET /v1/workers."""
+        return WorkerInfo(
+            name=self.settings.worker_name,
+            pool=self.settings.pool,
+            kinds=self._kinds,
+            models=[asdict(model) for model in self._models],
+            device=_device_name(self._engines),
+            slots=self.settings.slots,
+            busy=len(self._runs),
+            state="draining" if self.is_draining else "ready",
+            version=VERSION,
+            started_at_ms=self._started_at_ms,
+            metrics_port=self._metrics_port,
+        )
+
+    def drain(self, grace_s: float) -> None:
+        """Take no more jobs, let the running ones end within the grace, then give them back. Ends the process where
+        an engine hangs: its jobs are given back from here, and whatever it still writes is refused."""
+        self.is_draining = True
+        log.info("draining", running=len(self._runs), grace_s=grace_s)
+        self._heartbeat.thread.once()
+        if self._runs.wait_until_empty(grace_s):
+            return
+        self._runs.give_up()
+        if self._runs.wait_until_empty(UNHEARD_S):
+            return
+        for monitor in self._runs.all():
+            log.error("engine hangs; job given back over its head", job_id=monitor.claim.id)
+            try:
+                self._store.release(monitor.claim)
+            except Exception:
+                log.exception("job could not be given back; its lease will")
+        self._depart()
+        os._exit(0)
+
+    def stop(self) -> None:
+        """After drain(): end the threads, leave the list of workers."""
+        for thread in self._threads:
+            thread.stop()
+        for thread in self._threads:
+            thread.join(2.0)
+        self._io.shutdown(wait=False, cancel_futures=True)
+        self._depart()
+        log.info("worker stopped", worker=self.settings.worker_name)
+
+    def _depart(self) -> None:
+        """Ring for what was given back, since this process may have heard doorbells it did not answer."""
+        try:
+            self._store.promote()
+            self._store.depart(self.settings.worker_name)
+        except StoreUnavailable as error:
+            log.warning("left without saying so", error=error.message)
+
+
+def _options(settings: Settings) -> EngineOptions:
+    def on_step(kind: str, seconds: float) -> None:
+        STEP_SECONDS.labels(kind).observe(seconds)
+        DEVICE_STEPS.labels(kind).inc()
+
+    return EngineOptions(
+        device=settings.device,
+        cpu_threads=settings.cpu_threads,
+        weights_dir=settings.weights_dir,
+        on_step=on_step,
+        on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
+    )
+
+
+def _device_name(engines: dict[str, Engine]) -> str:
+    """Of the engines that have a device; `none` for a worker of probes."""
+    names = {str(getattr(engine, "device_name", "none")) for engine in engines.values()} - {"none"}
+    return ",".join(sorted(names)) or "none"

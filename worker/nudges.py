@@ -1,0 +1,40 @@
+"""Hears of cancels at once, instead of at the next beat. Losing the connection costs speed only."""
+
+from __future__ import annotations
+
+import redis
+
+from shared import keys
+from shared.settings import Settings
+from shared.store import connect
+from worker.periodic import Periodic
+from worker.runs import Runs
+
+__all__ = ["Nudges"]
+
+POLL_S = 0.5  # how soon it notices that the worker stops
+RETRY_S = 0.5
+
+
+class Nudges:
+    """One thread on one subscription of its own."""
+
+    def __init__(self, settings: Settings, runs: Runs) -> None:
+        self._settings = settings
+        self._runs = runs
+        self.thread = Periodic("nudges", RETRY_S, self._listen)
+
+    def _listen(self) -> None:
+        """Until the connection breaks or the worker stops; the thread then subscribes anew."""
+        client = connect(self._settings, timeout_s=max(POLL_S * 4, self._settings.redis_timeout_s))
+        try:
+            with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                channel.subscribe(keys.nudge(self._settings.worker_name))
+                while self.thread.pause(0):
+                    message = channel.get_message(timeout=POLL_S)
+                    if message:
+                        self._runs.cancel(message["data"])
+        except (redis.RedisError, OSError):
+            pass  # the heartbeat says what is wrong with the store; beats carry cancels meanwhile
+        finally:
+            client.close()

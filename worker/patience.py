@@ -1,0 +1,48 @@
+"""Trying again when a server is away, without a herd and without outstaying the job's lease."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from shared.errors import Cancelled, ObjectStoreUnavailable, Stopped
+from worker.monitor import JobMonitor
+
+__all__ = ["jittered", "patiently"]
+
+T = TypeVar("T")
+
+BASE_S = 0.5
+CAP_S = 10.0
+
+
+def jittered(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
+    """Seconds to wait after so many failures: full jitter under min(cap, base * 2**tries)."""
+    return random.uniform(0, min(cap_s, base_s * 2 ** min(tries, 30)))
+
+
+def patiently(
+    call: Callable[[], T],
+    monitor: JobMonitor,
+    tries: int,
+    *,
+    but: tuple[type[Stopped], ...] = (Cancelled,),
+    on_retry: Callable[[], None] | None = None,
+) -> T:
+    """`call` until the object store answers, at most `tries` times; what stops the run, `but` for those, ends it too.
+
+    A cancel does not by default: what the run made is kept.
+    """
+    failed = 0
+    while True:
+        monitor.check(but=but)
+        try:
+            return call()
+        except ObjectStoreUnavailable:
+            failed += 1
+            if failed >= tries:
+                raise
+            if on_retry:
+                on_retry()
+            monitor.wait(jittered(failed - 1))

@@ -1,0 +1,219 @@
+"""Run one job: claim, fetch its pictures, engine, encode, upload, settle. Every error ends here, as what it means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
+
+from shared.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DreamqueueError,
+    EngineError,
+    Internal,
+    InvalidInput,
+    LeaseLost,
+    ModelUnavailable,
+    ObjectStoreUnavailable,
+    OutOfMemory,
+    Stopped,
+    StoreUnavailable,
+)
+from shared.jobs import Claim, JobState
+from shared.logs import get_logger
+from shared.settings import Settings
+from shared.specs import Spec, image_refs, parse_spec
+from shared.store import JobStore
+from worker.artifacts import Rendered, render
+from worker.engines.base import Engine, Output, StoppedWithOutput, Task
+from worker.hooks import Ended, Hooks
+from worker.inputs import Inputs
+from worker.monitor import JobMonitor
+from worker.patience import jittered
+from worker.previews import Previews
+from worker.reports import Reports
+from worker.runs import Runs
+from worker.settlement import Settlement, settle
+from worker.shelf import Shelf
+from worker.uploads import Uploads
+
+__all__ = ["Runner", "RunnerParts"]
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RunnerParts:
+    """What a runner works with."""
+
+    store: JobStore
+    engines: Mapping[str, Engine]  # by kind
+    inputs: Inputs
+    uploads: Uploads
+    reports: Reports
+    previews: Previews
+    hooks: Hooks
+    runs: Runs
+    shelf: Shelf
+
+
+class Runner:
+    """Thread-safe; each slot's thread calls pull()."""
+
+    def __init__(self, settings: Settings, parts: RunnerParts, is_draining: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._is_draining = is_draining
+
+    def pull(self) -> bool:
+        """Claim the pool's next job and run it to its end; False when there was none to be had. Never raises."""
+        if self._is_draining():
+            return False  # whoever reaps next sees a job without a doorbell, and rings
+        asked_at = time.monotonic()
+        try:
+            claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name)
+        except StoreUnavailable as error:
+            log.warning("no claim", error=error.message)
+            return False
+        if claim is None:
+            return False
+        monitor = JobMonitor(
+            claim,
+            claimed_at=asked_at,
+            lease_s=self._settings.lease_s,
+            on_progress=self._parts.reports.note,
+            on_preview=self._parts.previews.take,
+        )
+        self._parts.runs.open(monitor)
+        with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
+            self._run(monitor)
+        return True
+
+    def _run(self, monitor: JobMonitor) -> None:
+        claim, hooks = monitor.claim, self._parts.hooks
+        started_at = time.monotonic()
+        timings = {"queue_s": max(0, claim.claimed_at_ms - claim.queued_at_ms) / 1000}
+        code = None
+        outcome = "unsettled"
+        hooks.before(claim)
+        try:
+            settlement = self._work(monitor, timings)
+            code = settlement.error.code if settlement.error else None
+            monitor.close()
+            timings["run_s"] = round(time.monotonic() - started_at, 6)
+            outcome = settle(self._parts.store, monitor, settlement)
+        except Exception:
+            log.exception("run could not be settled")  # its lease runs out, and the job is run again
+        finally:
+            self._parts.runs.close(monitor)
+            hooks.after(claim, Ended(outcome, timings, code))
+
+    def _work(self, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
+        """Everything up to telling the store; every way a run can end becomes a Settlement."""
+        try:
+            rendered = self._parts.shelf.take(monitor.claim) or self._make(monitor, timings)
+            monitor.check(but=(Cancelled,))
+            return self._commit(rendered, monitor, timings)
+        except StoppedWithOutput as stop:
+            return self._keep_partial(stop, monitor, timings)
+        except Stopped as stop:
+            return self._stopped(stop, timings)
+        except DreamqueueError as error:
+            return self._failed(error, monitor.claim, timings)
+        except MemoryError:
+            return self._failed(OutOfMemory("the worker is out of memory"), monitor.claim, timings)
+        except Exception as error:
+            log.exception("run failed")
+            return self._failed(Internal(f"internal error: {type(error).__name__}"), monitor.claim, timings)
+
+    def _make(self, monitor: JobMonitor, timings: dict[str, float]) -> Rendered:
+        claim = monitor.claim
+        spec = _spec_of(claim)
+        engine = self._parts.engines.get(claim.kind)
+        if engine is None:
+            raise ModelUnavailable(f"no worker of this pool serves {claim.kind!r} jobs")
+        refs = image_refs(spec)
+        with _timed(timings, "fetch_s", bool(refs)):
+            images = self._parts.inputs.fetch(refs, monitor) if refs else {}
+        monitor.check()
+        output = engine.run(Task(spec, images, claim.failures), monitor)
+        return self._render(output, timings)
+
+    def _render(self, output: Output, timings: dict[str, float]) -> Rendered:
+        timings.update({name: round(seconds, 6) for name, seconds in output.timings.items()})
+        with _timed(timings, "encode_s", bool(output.pictures)):
+            return render(output)
+
+    def _commit(
+        self,
+        rendered: Rendered,
+        monitor: JobMonitor,
+        timings: dict[str, float],
+        *,
+        state: JobState = JobState.SUCCEEDED,
+        but: tuple[type[Stopped], ...] = (Cancelled,),
+    ) -> Settlement:
+        with _timed(timings, "upload_s", bool(rendered.artifacts)):
+            try:
+                stored = self._parts.uploads.put(rendered, monitor, but)
+            except ObjectStoreUnavailable:
+                self._parts.shelf.put(monitor.claim, rendered)
+                raise
+        return Settlement("commit", state=state, result=rendered.result(stored), timings=timings)
+
+    def _keep_partial(self, stop: StoppedWithOutput, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
+        """What was finished before a cancel or the deadline is stored; after a lost lease or a drain it is not ours."""
+        if not isinstance(stop.cause, Cancelled | DeadlineExceeded):
+            return self._stopped(stop.cause, timings)
+        try:
+            rendered = self._render(stop.output, timings)
+            but = (Cancelled, DeadlineExceeded)
+            kept = self._commit(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
+        except Stopped as stopped:
+            return self._stopped(stopped, timings)
+        except (DreamqueueError, OSError) as error:
+            log.warning("finished pictures of a stopped run could not be stored", error=str(error))
+            return self._stopped(stop.cause, timings)
+        if isinstance(stop.cause, Cancelled):
+            return kept
+        return Settlement("fail", result=kept.result, error=stop.cause, timings=timings)
+
+    def _stopped(self, stop: Stopped, timings: dict[str, float]) -> Settlement:
+        if isinstance(stop, Cancelled):
+            result = render(Output()).result([])
+            return Settlement("commit", state=JobState.CANCELLED, result=result, error=stop, timings=timings)
+        if isinstance(stop, DeadlineExceeded):
+            return Settlement("fail", error=stop, timings=timings)
+        return Settlement("discard" if isinstance(stop, LeaseLost) else "release", error=stop, timings=timings)
+
+    def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Settlement:
+        if not isinstance(error, EngineError | InvalidInput):
+            log.warning("run failed", error=error.message)
+        delay_s = jittered(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)
+        return Settlement("fail", error=error, delay_s=delay_s, timings=timings)
+
+
+def _spec_of(claim: Claim) -> Spec:
+    """Validated again: the record may be older than this worker's limits."""
+    try:
+        return parse_spec(claim.kind, claim.spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{field}: {first['msg']}", field=field) from None
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str, applies: bool) -> Iterator[None]:
+    """Note under `name` what the block takes, if it applies to this run at all."""
+    started_at = time.monotonic()
+    try:
+        yield
+    finally:
+        if applies:
+            timings[name] = round(time.monotonic() - started_at, 6)
