@@ -1,0 +1,123 @@
+"""A job record as callers see it: RFC 3339 times, URLs instead of storage keys. Plain dicts: this is the hot path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+from shared.jobs import Attempt, JobRecord
+
+__all__ = ["Place", "artifact_url", "job_document", "job_tag", "progress_document", "rfc3339"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands in the queue, as far as it was asked for."""
+
+    position: int | None = None
+    eta_s: float | None = None
+
+
+def rfc3339(time_ms: int | None) -> str | None:
+    """Milliseconds since the epoch as `2026-11-23T09:30:00.123Z`."""
+    if time_ms is None:
+        return None
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def artifact_url(job_id: str, name: str) -> str:
+    """Stable for the job's life; each fetch redirects to a freshly signed URL."""
+    return f"/v1/jobs/{job_id}/artifacts/{name}"
+
+
+def job_document(record: JobRecord, place: Place) -> dict[str, Any]:
+    """The job's JSON form (schemas.Job)."""
+    url = f"/v1/jobs/{record.id}"
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "input": {name: value for name, value in record.spec.items() if name != "kind"},
+        "state": record.state.value,
+        "priority": record.priority,
+        "pool": record.pool,
+        "attempt": record.attempt,
+        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "position": place.position,
+        "eta_s": place.eta_s,
+        "created_at": rfc3339(record.created_at_ms),
+        "started_at": rfc3339(record.started_at_ms),
+        "finished_at": rfc3339(record.finished_at_ms),
+        "expires_at": rfc3339(record.expires_at_ms),
+        "deadline_at": rfc3339(record.deadline_at_ms),
+        "due_at": rfc3339(record.due_at_ms),
+        "cancel_requested": record.cancel_requested,
+        "progress": progress_document(record.id, record.progress),
+        "result": _result(record.id, record.result),
+        "error": record.error,
+        "timings": _timings(record),
+        "worker": record.worker,
+        "metadata": record.metadata,
+        "retry_of": record.retry_of,
+        "urls": {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry", "events": f"{url}/events"},
+    }
+
+
+def job_tag(record: JobRecord, place: Place) -> str:
+    """A weak entity tag of all that can change about a job, the ETA excepted: it changes while nothing happens."""
+    parts = (record.state.value, record.attempt, record.failures, record.finished_at_ms, record.due_at_ms,
+             record.cancel_requested, place.position, record.progress)  # fmt: skip
+    return f'W/"{blake2b(json.dumps(parts).encode(), digest_size=9).hexdigest()}"'
+
+
+def progress_document(job_id: str, progress: dict[str, Any]) -> dict[str, Any]:
+    """What callers see of a worker's progress: never where in the object store a preview lies."""
+    preview = progress.get("preview") or {}
+    return {
+        "fraction": progress.get("fraction"),
+        "stage": progress.get("stage"),
+        "step": progress.get("step"),
+        "total": progress.get("total"),
+        "preview_url": artifact_url(job_id, preview["name"]) if preview.get("name") else None,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "worker": attempt.worker,
+        "started_at": rfc3339(attempt.started_at_ms),
+        "ended_at": rfc3339(attempt.ended_at_ms),
+        "outcome": attempt.outcome,
+        "error": attempt.error,
+    }
+
+
+def _result(job_id: str, result: dict[str, Any] | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {
+        **result,
+        "images": _with_urls(job_id, result.get("images") or []),
+        "files": _with_urls(job_id, result.get("files") or []),
+    }
+
+
+def _with_urls(job_id: str, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": item["name"],
+            "url": artifact_url(job_id, item["name"]),
+            **{field: value for field, value in item.items() if field not in ("name", "key")},
+        }
+        for item in items
+    ]
+
+
+def _timings(record: JobRecord) -> dict[str, float]:
+    if record.started_at_ms is None or "queue_s" in record.timings:
+        return record.timings
+    return {"queue_s": round((record.started_at_ms - record.created_at_ms) / 1000, 3), **record.timings}

@@ -1,0 +1,96 @@
+"""The OpenAPI document: paths from flask-openapi3, schemas from pydantic itself, request bodies from the specs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, get_args
+
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api import schemas
+from shared.specs import Spec
+from shared.version import VERSION
+
+__all__ = ["INFO", "SECURITY", "openapi_document"]
+
+INFO = Info(
+    title="dreamqueue",
+    version=VERSION,
+    description="Text prompts become ranked pictures on a fleet of GPU workers. Give a job, then poll, wait or "
+    "stream. Errors are problem documents (RFC 9457) with a stable `code`.",
+)
+SECURITY: dict[str, Any] = {
+    "key": {"type": "http", "scheme": "bearer", "description": "dq_..., from `dreamqueue keys create`"}
+}
+REF = "#/components/schemas/{model}"
+HIDDEN_PATHS = ("/ui/{name}", "/docs/{name}")
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "dalle": {"prompts": ["a red apple"], "n": 16, "keep": 4},
+    "vqgan_clip": {"prompts": "a green tree:1 | fog:-0.3", "iterations": 100, "size": [64, 64]},
+    "rank": {"images": ["img_" + "0" * 64], "prompt": "a red apple"},
+    "classify": {"images": ["img_" + "0" * 64], "labels": ["an apple", "a pear"]},
+    "probe": {"steps": 3},
+}
+
+
+def openapi_document(app: OpenAPI) -> dict[str, Any]:
+    """The document of an app whose routes are all bound. Made once per process."""
+    made: dict[str, Any] | None = app.extensions.get("dreamqueue.openapi")
+    if made is None:
+        made = app.extensions["dreamqueue.openapi"] = _generated(app)
+    return made
+
+
+def _generated(app: OpenAPI) -> dict[str, Any]:
+    document: dict[str, Any] = copy.deepcopy(app.api_doc)
+    for path in HIDDEN_PATHS:
+        document["paths"].pop(path, None)
+    for item in document["paths"].values():
+        for operation in item.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]  # flask-openapi3's own validation, which we do not use
+            _examples(operation)
+    document["components"]["schemas"] = {**_answers(), **_requests()}
+    return document
+
+
+def _examples(operation: dict[str, Any]) -> None:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if content:
+        content["examples"] = {kind: {"value": {"kind": kind, "input": example}} for kind, example in EXAMPLES.items()}
+
+
+def _answers() -> dict[str, Any]:
+    models = [model for name in schemas.__all__ if issubclass(model := getattr(schemas, name), schemas.Output)]
+    _, document = models_json_schema([(model, "serialization") for model in models], ref_template=REF)
+    found: dict[str, Any] = document["$defs"]
+    return found
+
+
+def _requests() -> dict[str, Any]:
+    """`JobRequest`: one schema per kind, told apart by `kind`; each `input` is the spec without its own `kind`."""
+    specs: list[type[BaseModel]] = list(get_args(get_args(Spec)[0]))
+    _, document = models_json_schema([(spec, "validation") for spec in specs], ref_template=REF)
+    found: dict[str, Any] = document["$defs"]
+    mapping: dict[str, str] = {}
+    for spec in specs:
+        kind = spec.model_fields["kind"].default
+        found[spec.__name__]["properties"].pop("kind")
+        found[f"{spec.__name__}Job"] = _envelope(kind, spec.__name__)
+        mapping[kind] = REF.format(model=f"{spec.__name__}Job")
+    found["JobRequest"] = {
+        "oneOf": [{"$ref": ref} for ref in mapping.values()],
+        "discriminator": {"propertyName": "kind", "mapping": mapping},
+    }
+    return found
+
+
+def _envelope(kind: str, spec_name: str) -> dict[str, Any]:
+    schema = schemas.JobEnvelope.model_json_schema(ref_template=REF)
+    schema["title"] = f"{spec_name}Job"
+    schema["properties"]["kind"] = {"const": kind, "type": "string"}
+    schema["properties"]["input"] = {"$ref": REF.format(model=spec_name)}
+    return schema

@@ -1,0 +1,185 @@
+"""/v1/jobs: submit, read, list, cancel, retry."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+
+from flask import Response, request
+
+from api.admission import job_again, job_from_request
+from api.fleet import eta_s
+from api.incoming import JOB_ID, idempotency_key, json_body, known_id, preferred_wait_s
+from api.job_view import Place, job_document, job_tag
+from api.routing import Call, Routes, problems
+from api.schemas import Job, JobList, JobQuery, ListQuery
+from api.waiting import await_job
+from shared.errors import Conflict, InvalidInput
+from shared.jobs import JobRecord, JobState, NewJob
+
+__all__ = ["routes"]
+
+REQUEST_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}}},
+}
+KEY_HEADER = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "the same key and body again answer with the same job, also after it ended; another body: 409",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
+}  # fmt: skip
+PREFER_HEADER = {
+    "name": "Prefer", "in": "header", "required": False, "example": "wait=20",
+    "description": "`wait=N`: answer when the job has ended, or after N seconds (60 at most)",
+    "schema": {"type": "string"},
+}  # fmt: skip
+MATCH_HEADER = {
+    "name": "If-None-Match", "in": "header", "required": False,
+    "description": "an ETag of this job: 304 while it has not changed; with `wait`, answers at the first change",
+    "schema": {"type": "string"},
+}  # fmt: skip
+ACCEPTED = {202: Job, 200: Job}
+REFUSED = problems(400, 409, 413, 415, 429)
+
+routes = Routes("jobs", "Give work, follow it, get what it made")
+
+
+@routes.add(
+    "POST", "/v1/jobs", scope="jobs:write", responses={**ACCEPTED, **REFUSED},
+    openapi={"requestBody": REQUEST_BODY}, headers=(KEY_HEADER, PREFER_HEADER,),
+)  # fmt: skip
+def submit_job(call: Call) -> Response:
+    """Give a job.
+
+    Answered with 202 it is on disk and will not be lost. 200 means that it has ended already: an idempotent
+    repeat, or `Prefer: wait=N` saw its end.
+    """
+    job = job_from_request(
+        call.services, call.principal, json_body(), job_id=str(uuid.uuid4()), idempotency_key=idempotency_key()
+    )
+    return _submitted(call, job)
+
+
+@routes.add(
+    "PUT", "/v1/jobs/<client_id>", scope="jobs:write", responses={**ACCEPTED, **REFUSED},
+    openapi={"requestBody": REQUEST_BODY}, headers=(PREFER_HEADER,),
+)  # fmt: skip
+def put_job(call: Call, client_id: str) -> Response:
+    """Give a job under an id of your own, a UUID.
+
+    Sending it again is safe: the same body answers with the same job, another body with 409.
+    """
+    job_id = client_id.lower()
+    if not JOB_ID.match(job_id):
+        raise InvalidInput("a job id is a UUID", field="client_id", limit="xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
+    return _submitted(call, job_from_request(call.services, call.principal, json_body(), job_id=job_id))
+
+
+@routes.add(
+    "GET", "/v1/jobs/<job_id>", scope="jobs:read", query=JobQuery,
+    responses={200: Job, 304: {"description": "It is as your ETag says"}, **problems(404, 410)},
+    headers=(MATCH_HEADER,),
+)  # fmt: skip
+def get_job(call: Call, job_id: str) -> Response:
+    """Read a job, or wait for its end with `wait`."""
+    known_id(job_id)
+    query: JobQuery = call.query
+    known_tag = request.headers.get("If-None-Match")
+
+    def is_done(record: JobRecord) -> bool:
+        if record.is_final:
+            return True
+        return known_tag is not None and job_tag(record, _place(call, record)) not in known_tag
+
+    record = await_job(call.services, call.tenant, job_id, query.wait, is_done)
+    return _job_response(call, record, known_tag=known_tag)
+
+
+@routes.add("GET", "/v1/jobs", scope="jobs:read", query=ListQuery, responses={200: JobList})
+def list_jobs(call: Call) -> Response:
+    """List your jobs, newest first.
+
+    A page may be short of `limit` while there are more: go on until `next_cursor` is null. Jobs given meanwhile
+    shift pages, so one may appear twice.
+    """
+    query: ListQuery = call.query
+    page = call.services.store.list_jobs(
+        call.tenant, state=query.state, kind=query.kind, cursor=query.cursor, limit=query.limit
+    )
+    jobs = [job_document(record, Place()) for record in page.jobs]
+    return _json({"jobs": jobs, "next_cursor": page.next_cursor})
+
+
+@routes.add(
+    "POST", "/v1/jobs/<job_id>/cancel", scope="jobs:write", responses={200: Job, 202: Job, **problems(404, 409, 410)}
+)
+def cancel_job(call: Call, job_id: str) -> Response:
+    """Cancel a job.
+
+    200: it was queued and is cancelled. 202: it is running, and stops at its next step; what it has finished is
+    kept. 409: it had ended.
+    """
+    known_id(job_id)
+    state = call.services.store.cancel(call.tenant, job_id)
+    record = call.services.store.get(call.tenant, job_id)
+    return _job_response(call, record, status=200 if state == JobState.CANCELLED else 202)
+
+
+@routes.add(
+    "POST", "/v1/jobs/<job_id>/retry", scope="jobs:write", responses={**ACCEPTED, **problems(404, 409, 410, 429)},
+    headers=(KEY_HEADER, PREFER_HEADER,),
+)  # fmt: skip
+def retry_job(call: Call, job_id: str) -> Response:
+    """Run an ended job again, as a new job with the same input and seed.
+
+    The ended one stays as it is; the new one names it in `retry_of`. 409 while it has not ended.
+    """
+    known_id(job_id)
+    record = call.services.store.get(call.tenant, job_id)
+    if not record.is_final:
+        raise Conflict(f"job {job_id} has not ended: it is {record.state}")
+    again = job_again(
+        call.services, call.principal, record, job_id=str(uuid.uuid4()), idempotency_key=idempotency_key()
+    )
+    return _submitted(call, again)
+
+
+def _submitted(call: Call, job: NewJob) -> Response:
+    submitted = call.services.store.submit(job)
+    wait_s = preferred_wait_s()
+    record = await_job(call.services, call.tenant, submitted.id, wait_s, lambda record: record.is_final)
+    response = _job_response(call, record, status=200 if record.is_final else 202)
+    response.headers["Location"] = f"/v1/jobs/{record.id}"
+    if not submitted.created:
+        response.headers["Idempotent-Replayed"] = "true"
+    if wait_s:
+        response.headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    return response
+
+
+def _place(call: Call, record: JobRecord) -> Place:
+    if record.is_final:
+        return Place()
+    position = None
+    if record.state == JobState.QUEUED and (found := call.services.store.position(record)):
+        position = found[0]
+    pool = call.services.fleet.pool(record.pool)
+    return Place(position, eta_s(record, pool, position, int(time.time() * 1000)))
+
+
+def _job_response(call: Call, record: JobRecord, *, status: int = 200, known_tag: str | None = None) -> Response:
+    place = _place(call, record)
+    tag = job_tag(record, place)
+    if known_tag is not None and (tag in known_tag or known_tag.strip() == "*"):
+        return Response(status=304, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+    response = _json(job_document(record, place), status)
+    response.headers["ETag"] = tag
+    return response
+
+
+def _json(document: object, status: int = 200) -> Response:
+    return Response(
+        json.dumps(document, separators=(",", ":")), status, {"Cache-Control": "private, no-cache"},
+        mimetype="application/json",
+    )  # fmt: skip
