@@ -30,7 +30,7 @@ from shared.storage import image_key
 
 __all__ = ["fingerprint", "job_again", "job_from_request"]
 
-MAX_SEED = 2**63  # exclusive
+DRAWN_SEEDS = 2**53  # callers may send larger ones; ours survive a JSON reader that has only doubles
 HEADS_AT_ONCE = 8  # object store look-ups in flight for one request
 
 
@@ -98,7 +98,7 @@ def _spec(envelope: JobEnvelope) -> Spec:
 
 def _resolved(spec: Spec) -> Spec:
     if spec.kind in GENERATORS and getattr(spec, "seed", 0) is None:
-        return spec.model_copy(update={"seed": secrets.randbelow(MAX_SEED)})
+        return spec.model_copy(update={"seed": secrets.randbelow(DRAWN_SEEDS)})
     return spec
 
 

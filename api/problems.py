@@ -29,7 +29,22 @@ HTTP_CODES: dict[int, str] = {  # what HTTP itself refuses, before any of our er
 }
 RETRY_AFTER_S = {429: 5, 503: 2}
 MAX_LISTED = 20  # field errors listed in one problem
-LIMIT_WORDS = ("max_length", "min_length", "ge", "gt", "le", "lt", "pattern", "expected", "multiple_of")
+LIMITS = {
+    "max_length": "at most {}",
+    "min_length": "at least {}",
+    "ge": ">= {}",
+    "gt": "> {}",
+    "le": "<= {}",
+    "lt": "< {}",
+    "pattern": "matches {}",
+    "expected": "one of {}",
+}
+MESSAGES = {
+    "extra_forbidden": "unknown field",
+    "model_type": "should be a JSON object",
+    "dict_type": "should be a JSON object",
+    "model_attributes_type": "should be a JSON object",
+}
 
 
 class Rejected(InvalidInput):
@@ -51,10 +66,8 @@ def rejected_by_schema(error: ValidationError, prefix: str = "", skip: int = 0) 
 def _field_error(item: ErrorDetails, prefix: str, skip: int) -> dict[str, str]:
     parts = [str(part) for part in item["loc"][skip:]]
     context = item.get("ctx", {})
-    limits = [f"{word} {context[word]}" for word in LIMIT_WORDS if word in context]
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = "unknown field"
+    limits = [text.format(context[word]) for word, text in LIMITS.items() if word in context]
+    message = MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return {"field": ".".join([*([prefix] if prefix else []), *parts])[:200], "message": message,
             "limit": ", ".join(limits)[:200]}  # fmt: skip
 

@@ -152,7 +152,11 @@ class VqganClipSpec(Frozen):
     """A VQGAN latent moved, step by step, to where CLIP sees the prompts."""
 
     kind: Literal["vqgan_clip"] = "vqgan_clip"
-    prompts: Annotated[list[PromptTerm], BeforeValidator(_prompt_terms), Field(min_length=1, max_length=32)]
+    prompts: Annotated[
+        list[PromptTerm],
+        BeforeValidator(_prompt_terms, json_schema_input_type=str | list[str | PromptTerm]),
+        Field(min_length=1, max_length=32),
+    ]
     iterations: int = Field(default=200, ge=1, le=5000)
     size: list[int] = Field(
         default=[64, 64], min_length=2, max_length=2, description="width and height in pixels, multiples of 8"

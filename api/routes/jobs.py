@@ -62,17 +62,17 @@ def submit_job(call: Call) -> Response:
 
 
 @routes.add(
-    "PUT", "/v1/jobs/<client_id>", scope="jobs:write", responses={**ACCEPTED, **REFUSED},
+    "PUT", "/v1/jobs/<job_id>", scope="jobs:write", responses={**ACCEPTED, **REFUSED},
     openapi={"requestBody": REQUEST_BODY}, headers=(PREFER_HEADER,),
 )  # fmt: skip
-def put_job(call: Call, client_id: str) -> Response:
+def put_job(call: Call, job_id: str) -> Response:
     """Give a job under an id of your own, a UUID.
 
     Sending it again is safe: the same body answers with the same job, another body with 409.
     """
-    job_id = client_id.lower()
+    job_id = job_id.lower()
     if not JOB_ID.match(job_id):
-        raise InvalidInput("a job id is a UUID", field="client_id", limit="xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
+        raise InvalidInput("a job id is a UUID", field="job_id", limit="xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
     return _submitted(call, job_from_request(call.services, call.principal, json_body(), job_id=job_id))
 
 
