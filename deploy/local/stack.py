@@ -148,7 +148,8 @@ class Stack:
             name = f"worker-{number}"
             env = {**self._env(), f"{ENV_PREFIX}WORKER_NAME": f"{name}-{secrets.token_hex(3)}"}
             self._spawn(Command(name, [sys.executable, "-m", "worker"], env=env))
-        wait_until(self._all_workers_ready, self._children["worker-1"].process, 120)
+        if self.options.workers:
+            wait_until(self._all_workers_ready, self._children["worker-1"].process, 120)
 
     def _env(self) -> dict[str, str]:
         names = ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key")
@@ -185,6 +186,10 @@ class Stack:
         known = self._children.get(command.name)
         self._children[command.name] = _Child(command, process, time.monotonic(), known.deaths if known else 0)
         return process
+
+    def worker_processes(self) -> list[Process]:
+        """The running workers, in order."""
+        return [child.process for name, child in self._children.items() if name.startswith("worker")]
 
     # --- run and stop --------------------------------------------------------------------------------------------
 

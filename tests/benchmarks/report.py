@@ -1,0 +1,66 @@
+"""One measure, one line: on the screen for people, in out/bench.jsonl for tools (form: DESIGN section 8)."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import operator
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Report"]
+
+PATH = Path("out/bench.jsonl")
+
+
+class Report:
+    """Collects the measures of one run."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self.all_hold = True
+        PATH.parent.mkdir(exist_ok=True)
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        peer: str = "",
+    ) -> None:
+        """Record one measure. Without a bound it is a comparison and always holds."""
+        bound = at_least if at_least is not None else at_most
+        sign = ">=" if at_least is not None else "<="
+        holds = bound is None or (operator.ge if at_least is not None else operator.le)(value, bound)
+        self.values[name] = round(value, 4)
+        self.all_hold &= holds
+        target = f"{sign} {bound:g}" if bound is not None else ""
+        print(f"{name:34} {value:12.3f} {unit:10} {target:10} {'ok' if holds else 'MISSED'}  {peer}", flush=True)
+        line = {
+            "name": name,
+            "value": round(value, 6),
+            "unit": unit,
+            "target": target,
+            "holds": holds,
+            "peer": peer,
+            "context": _context(),
+        }
+        with PATH.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@functools.cache
+def _context() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    versions = {name: importlib.metadata.version(name) for name in ("celery", "redis", "flask", "torch")}
+    return {"commit": commit.stdout.strip(), "cpu": cpu, "device": "cpu", "versions": versions}
