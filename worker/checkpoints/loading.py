@@ -34,6 +34,20 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
+def open_folder(
+    family: str, folder: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu"
+) -> VQGAN | Dalle | Clip:
+    """A model that `save_model` wrote, without a registry and so without digests: for training and measuring."""
+    config, weights = (CLIP_CONFIG, CLIP_WEIGHTS) if family == "clip" else (CONFIG, WEIGHTS)
+    entry = ModelEntry(
+        id=folder.name, family=family, folder=folder, config=config, weights=weights, sha256={}, dtype="float16",
+        params=0, source="", licence="", pool="", tokenizer=tokenizer,
+    )  # fmt: skip
+    model = _BUILDERS[family](entry)
+    load_weights(_bearer(model), folder / weights)
+    return model.to(device).eval().requires_grad_(False)
+
+
 def load_tokenizer(entry: ModelEntry) -> CaptionTokenizer:
     """The caption tokenizer of a clip or dalle entry."""
     if entry.tokenizer is None:

@@ -37,7 +37,8 @@ class VectorQuantizer(nn.Module):
         """Indices (B, h, w) of the codes nearest to `latent` (B, C, h, w) in the Euclidean sense."""
         flat = latent.detach().permute(0, 2, 3, 1).flatten(0, 2).float()  # (Bhw, C)
         codes = self.embedding.weight.detach().float()  # (K, C)
-        scores = torch.addmm(codes.square().sum(1), flat, codes.t(), beta=-0.5)  # (Bhw, K), |z|^2 left out
+        with torch.autocast(latent.device.type, enabled=False):  # near codes differ by less than bf16 resolves
+            scores = torch.addmm(codes.square().sum(1), flat, codes.t(), beta=-0.5)  # (Bhw, K), |z|^2 left out
         batch, _, height, width = latent.shape
         return scores.argmax(1).view(batch, height, width)
 

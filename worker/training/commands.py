@@ -1,0 +1,155 @@
+"""The command group `train`: one command per stage, in the order data, clip, vqgan, dalle, eval, export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+DATA = Path(".train")
+
+
+@click.group()
+def train() -> None:
+    """Make the embedded models again: data, clip, vqgan, dalle, eval, export."""
+
+
+def stage(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every training stage has."""
+    options = [
+        click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder"),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help="output folder"),
+        click.option("--minutes", type=float, help="time budget"),
+        click.option("--steps", type=int, help="step budget"),
+        click.option("--device", default=None, help="cpu, cuda, cuda:1; default: cuda if there is one"),
+        click.option("--batch", type=int, help="pictures per step"),
+        click.option("--resume", is_flag=True, help="go on from the checkpoint in --out"),
+        click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="change one number of the recipe"),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def pick_device(name: str | None) -> Any:
+    """The named device, else CUDA if there is one, else the CPU."""
+    import torch
+
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    return device
+
+
+def changed(recipe: Any, batch: int | None, sets: tuple[str, ...]) -> Any:
+    """A recipe with some of its fields replaced, each read as JSON."""
+    from dataclasses import replace
+
+    values = {name: json.loads(value) for name, _, value in (item.partition("=") for item in sets)}
+    if batch:
+        values["batch"] = batch
+    return replace(recipe, **values)
+
+
+def tokenizer_at(data: Path) -> Any:
+    """The data set's caption tokenizer."""
+    from worker.models.text import CaptionTokenizer
+
+    return CaptionTokenizer.load(data / "tokenizer.json")
+
+
+@train.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--share-alike", is_flag=True, help="also take emojione-v1, which is CC-BY-SA")
+def data(data: Path, share_alike: bool) -> None:
+    """Fetch the emoji packages, render them, write train.zip, heldout.zip and tokenizer.json."""
+    from worker.training.captions import train_tokenizer
+    from worker.training.data import Pictures, build
+
+    for design, count in build(data, share_alike).items():
+        click.echo(f"{design:20} {count:5}")
+    tokenizer = train_tokenizer(Pictures.training(data).rows)
+    tokenizer.save(str(data / "tokenizer.json"))
+    click.echo(f"{'tokenizer entries':20} {tokenizer.get_vocab_size():5}")
+
+
+@train.command()
+@stage
+@click.option("--judge", is_flag=True, help="the model that only judges: another tower, seed and augmentation")
+def clip(data: Path, out: Path, minutes: float | None, steps: int | None, device: str | None, batch: int | None,
+         resume: bool, sets: tuple[str, ...], judge: bool) -> None:  # fmt: skip
+    """Train CLIP."""
+    from worker.training.clip import JUDGE, ClipRecipe, train_clip
+    from worker.training.loop import Budget
+
+    recipe = changed(JUDGE if judge else ClipRecipe(), batch, sets)
+    train_clip(data, out, tokenizer_at(data), recipe, Budget(minutes, steps), pick_device(device), resume)
+
+
+@train.command()
+@stage
+@click.option("--clip", "clip_folder", type=click.Path(path_type=Path), help="CLIP whose features the loss compares")
+def vqgan(data: Path, out: Path, minutes: float | None, steps: int | None, device: str | None, batch: int | None,
+          resume: bool, sets: tuple[str, ...], clip_folder: Path | None) -> None:  # fmt: skip
+    """Train VQGAN."""
+    from worker.checkpoints.loading import open_folder
+    from worker.training.loop import Budget
+    from worker.training.vqgan import VQGANRecipe, train_vqgan
+
+    features: Any = open_folder("clip", clip_folder, data / "tokenizer.json") if clip_folder else None
+    recipe = changed(VQGANRecipe(), batch, sets)
+    train_vqgan(data, out, features, recipe, Budget(minutes, steps), pick_device(device), resume)
+
+
+@train.command()
+@stage
+@click.option("--vqgan", "vqgan_folder", type=click.Path(path_type=Path), required=True, help="trained VQGAN")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on runs of several minutes on CUDA")
+def dalle(data: Path, out: Path, minutes: float | None, steps: int | None, device: str | None, batch: int | None,
+          resume: bool, sets: tuple[str, ...], vqgan_folder: Path, compiled: bool) -> None:  # fmt: skip
+    """Train the DALL-E transformer."""
+    from worker.checkpoints.loading import open_folder
+    from worker.training.dalle import DalleRecipe, train_dalle
+    from worker.training.loop import Budget
+
+    codes: Any = open_folder("vqgan", vqgan_folder)
+    recipe = changed(DalleRecipe(), batch, sets)
+    budget = Budget(minutes, steps)
+    train_dalle(data, out, codes, tokenizer_at(data), recipe, budget, pick_device(device), resume, compiled)
+
+
+@train.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--models", "folder", type=click.Path(path_type=Path), help="folder of clip, vqgan, dalle, judge;"
+              " default: the embedded models")  # fmt: skip
+@click.option("--device", default=None)
+@click.option("--names", default=0, help="how many names for the generated pictures: 0 none, 200 the full measure")
+@click.option("--sheets", type=click.Path(path_type=Path), help="save contact sheets here")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="also append the figures to this file")
+def eval(data: Path, folder: Path | None, device: str | None, names: int, sheets: Path | None, path: Path | None) -> None:
+    """Measure: CLIP and VQGAN on the held-out design; with --names, generated pictures before the judge."""
+    from worker.training.report import report
+
+    figures = report(data, folder, pick_device(device), names, sheets)
+    for name, value in figures.items():
+        click.echo(f"{name:32} {value:8.2f}")
+    if path:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
+
+
+@train.command()
+@click.option("--models", "folder", type=click.Path(path_type=Path), required=True, help="clip, vqgan, dalle, judge")
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True)
+def export(folder: Path, data: Path, out: Path) -> None:
+    """Copy trained models into a weights folder and write its registry with digests."""
+    from worker.training.export import export_models
+
+    for name, size in export_models(folder, data / "tokenizer.json", out).items():
+        click.echo(f"{name:20} {size / 1e6:7.2f} MB")
