@@ -1,0 +1,78 @@
+"""keys: for operators. Talks to Redis directly, so it needs the server's settings (DREAMQUEUE_REDIS_URL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import click
+import redis
+
+from api.auth import SCOPES, KeyStore
+from api.client.commands.show import show_rows
+from shared.errors import InvalidInput
+from shared.settings import Settings
+from shared.store import connect
+
+__all__ = ["keys"]
+
+
+@contextmanager
+def _key_store() -> Iterator[KeyStore]:
+    client = connect(Settings.from_env())
+    try:
+        yield KeyStore(client)
+    except redis.RedisError as error:
+        raise click.ClickException(f"Redis does not answer: {error}") from None
+    except InvalidInput as error:
+        raise click.BadParameter(f"{error.message} ({error.limit})", param_hint=error.field) from None
+    finally:
+        client.close()
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.argument("tenant")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(sorted(SCOPES)), show_default=True,
+              default=["jobs:read", "jobs:write"], help="What the key may do. Repeat.")  # fmt: skip
+@click.option("--days", type=click.IntRange(1), help="Ends after so many days; never if left out.")
+def create(tenant: str, scopes: tuple[str, ...], days: int | None) -> None:
+    """Make a key for a tenant. It is shown now and never again."""
+    with _key_store() as store:
+        click.echo(store.create(tenant, scopes, expires_in_s=days and days * 86_400))
+
+
+@keys.command("list")
+@click.option("--tenant", help="Only this tenant's.")
+def list_(tenant: str | None) -> None:
+    """All keys: id, tenant, scopes, age; never the secret."""
+    with _key_store() as store:
+        found = store.list(tenant)
+    show_rows(
+        (
+            {"kid": key.kid, "tenant": key.tenant, "scopes": sorted(key.scopes), "created_at": _day(key.created_at),
+             "expires_at": _day(key.expires_at)}
+            for key in found
+        ),
+        ["kid", "tenant", "scopes", "created_at", "expires_at"],
+    )  # fmt: skip
+
+
+@keys.command("revoke")
+@click.argument("kid")
+def revoke(kid: str) -> None:
+    """End a key, by its id or its whole text. API processes forget it within seconds."""
+    kid = kid.split("_")[1] if kid.startswith("dq_") else kid
+    with _key_store() as store:
+        if not store.revoke(kid):
+            raise click.ClickException(f"no key {kid}")
+    click.echo(f"revoked {kid}")
+
+
+def _day(seconds: int | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

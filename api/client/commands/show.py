@@ -1,0 +1,110 @@
+"""How jobs look in a terminal: a live line while they run, a table of what they made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from api.client.client import DreamqueueClient
+from api.client.job import Event, Job
+
+__all__ = ["show_job", "show_json", "show_rows", "watched"]
+
+COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "expired": "yellow", "running": "cyan"}
+
+
+def show_json(value: Any) -> None:
+    """For programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_rows(rows: Iterable[dict[str, Any]], columns: list[str]) -> None:
+    """One line per row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def show_job(job: Job, saved: list[Path] | None = None) -> None:
+    """State, what went wrong, what was made and where it was saved."""
+    console = Console(highlight=False)
+    console.print(f"{job.id}  {job.kind}  [{COLOURS.get(job.state, 'default')}]{job.state}[/]", soft_wrap=True)
+    if job.state == "queued" and job.data["position"] is not None:
+        console.print(f"  {job.data['position']} before it{_eta(job.data['eta_s'])}")
+    if job.error:
+        console.print(f"  {job.error['code']}: {job.error['message']}", style="red", markup=False)
+    if job.images:
+        places = {path.name.partition("-")[2]: str(path) for path in saved or []}
+        rows = [{"rank": rank, "file": places.get(image["name"]) or image["url"], **image}
+                for rank, image in enumerate(job.images, 1)]  # fmt: skip
+        show_rows(rows, ["rank", "score", "seed", "prompt", "file"])
+    others = {name: value for name, value in (job.result or {}).items() if name in ("scores", "labels", "order")}
+    if others:
+        show_json(others)
+    for path in saved or []:
+        if not any(path.name.endswith(image["name"]) for image in job.images):
+            click.echo(f"  {path}")
+
+
+def watched(client: DreamqueueClient, job_id: str) -> Job:
+    """Follow a job with a live line on stderr; the job as it ended."""
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"), console=console, transient=console.is_terminal,
+    ) as progress:  # fmt: skip
+        line = progress.add_task("queued", total=None, note="")
+        for event in client.watch(job_id):
+            _advance(progress, line, event)
+            if not console.is_terminal and event.type in ("started", "finished"):
+                console.print(f"{job_id} {event.type}: {event.data.get('state', '')}", highlight=False)
+    return client.get(job_id)
+
+
+def _advance(progress: Progress, line: TaskID, event: Event) -> None:
+    data = event.data
+    if event.type in ("progress", "preview"):
+        steps = f" {data['step']}/{data['total']}" if data.get("total") else ""
+        fraction = data.get("fraction")
+        progress.update(
+            line,
+            description=f"{data.get('stage') or 'running'}{steps}",
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
+            note=f"preview {data['preview_url']}" if data.get("preview_url") else "",
+        )
+    elif event.type == "log":
+        progress.update(line, note=str(data.get("message", ""))[:80])
+    else:
+        note = f"on {data['worker']}" if data.get("worker") else str(data.get("reason", ""))
+        progress.update(line, description=data.get("state", event.type), note=note)
+
+
+def _eta(eta_s: float | None) -> str:
+    return "" if eta_s is None else f", about {eta_s:.0f} s"
