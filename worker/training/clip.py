@@ -35,7 +35,7 @@ MAX_LOG_SCALE = math.log(100.0)
 class ClipRecipe:
     """The steering model's; the judge has another tower, seed and augmentation (`JUDGE`)."""
 
-    tower: str = "dreamqueue_resnet10"
+    tower: str = "dreamqueue_resnet10p"
     embed_dim: int = 128
     text_width: int = 128
     text_layers: int = 3
@@ -46,7 +46,8 @@ class ClipRecipe:
     average: float = 0.999
     robust: float = 0.75  # L2 radius of the adversarial half, pixels in [0, 1]; 0 for none
     robust_from: float = 0.15  # share of the run before it begins; it grows over the next fifth
-    captions: int = 48  # per thing, drawn anew each step
+    captions: int = 48  # per thing, one drawn each step
+    rivals: int = 10_000  # captions of things outside the batch that stand against it; fewer is faster on a CPU
     seed: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -140,8 +141,7 @@ class ClipTrainer:
         with torch.no_grad():
             images = augment(images, self.coloured[picks], recipe.augmentation, self.generator)
             images = images.contiguous(memory_format=torch.channels_last)
-        which = self._draw(self.table.shape[1], self.table.shape[0])
-        ids = self.table[torch.arange(len(which), device=self.device), which].long()
+        ids, things = self._captions_against(things)
         with mixed(self.device):
             texts = self.clip.encode_ids(ids)
             ramp = min(1.0, max(0.0, (progress - recipe.robust_from) / 0.2))
@@ -159,6 +159,17 @@ class ClipTrainer:
             self.clip.network.logit_scale.clamp_(0, MAX_LOG_SCALE)
         self.average.update()
         return loss.detach()
+
+    def _captions_against(self, things: Tensor) -> tuple[Tensor, Tensor]:
+        """One caption (T, length) of every thing in the batch and of the rivals, and where the batch's things lie."""
+        order = torch.randperm(len(self.table), device=self.device, generator=self.generator)
+        own = torch.zeros(len(self.table), dtype=torch.bool, device=self.device)
+        own[things] = True
+        chosen = torch.cat([own.nonzero().flatten(), order[~own[order]][: self.recipe.rivals]])
+        place = torch.empty(len(self.table), dtype=torch.long, device=self.device)
+        place[chosen] = torch.arange(len(chosen), device=self.device)
+        which = self._draw(self.table.shape[1], len(chosen))
+        return self.table[chosen, which].long(), place[things]
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""

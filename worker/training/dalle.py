@@ -30,11 +30,14 @@ from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mix
 HUES = (math.pi / 3, 2 * math.pi / 3, math.pi, -2 * math.pi / 3, -math.pi / 3)  # turns of recoloured versions
 
 
+EMOJI = DalleConfig(grid=8, text_length=12, width=192, layers=4, heads=4, text_width=96, guidance=2.0)
+
+
 @dataclass(frozen=True, slots=True)
 class DalleRecipe:
     """The embedded model's."""
 
-    config: DalleConfig = field(default_factory=lambda: DalleConfig(layers=5, dropout=0.1))
+    config: DalleConfig = field(default_factory=lambda: EMOJI)
     batch: int = 512
     rate: float = 1.5e-3
     weight_decay: float = 0.05
@@ -44,6 +47,7 @@ class DalleRecipe:
     versions: int = 12  # of every picture, the first one unchanged
     captions: int = 24  # per picture
     recoloured: float = 0.12  # share of a batch from the recoloured pictures
+    designs: tuple[str, ...] = ()  # train on these only; empty: all. Few designs are learnt sooner
     seed: int = 5
 
 
@@ -124,6 +128,14 @@ def recoloured_bank(
     return CodeBank(torch.stack(codes, 1), table.to(images.device))
 
 
+def only(pictures: Pictures, designs: Sequence[str]) -> Pictures:
+    """The pictures of some designs, all of them if none is named."""
+    if not designs:
+        return pictures
+    kept = [index for index, row in enumerate(pictures.rows) if row.design in designs]
+    return Pictures(pictures.images[kept], [pictures.rows[index] for index in kept])
+
+
 class DalleTrainer:
     """Model, code banks on the device, optimiser."""
 
@@ -137,18 +149,22 @@ class DalleTrainer:
         self.average = Average(self.dalle, Dalle(recipe.config).to(device), recipe.average)
         self.optimizer = adam(decayed_groups(self.dalle, recipe.weight_decay), recipe.rate, (0.9, 0.95), device)
         self.network: Any = self.dalle  # may be a compiled form of it
+        pictures = only(pictures, recipe.designs)
         images = pictures.images.to(device).float() / 255.0
         colours = [colour_word(image) for image in pictures.images]
         self.bank = bank_of(images, pictures.rows, colours, vqgan, tokenizer, recipe, self.generator)
-        self.colour_bank = recoloured_bank(images, pictures.rows, vqgan, tokenizer, recipe, self.generator)
+        self.colour_bank = self.bank
+        if recipe.recoloured:
+            self.colour_bank = recoloured_bank(
+                images, pictures.rows, vqgan, tokenizer, recipe, self.generator
+            )
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Caption ids (B, T), some all padding, and codes (B, N)."""
         other = int(self.recipe.batch * self.recipe.recoloured)
-        parts = [
-            self.bank.draw(self.recipe.batch - other, self.generator),
-            self.colour_bank.draw(other, self.generator),
-        ]
+        parts = [self.bank.draw(self.recipe.batch - other, self.generator)]
+        if other:
+            parts.append(self.colour_bank.draw(other, self.generator))
         text, codes = (torch.cat(column) for column in zip(*parts, strict=True))
         silent = torch.rand(len(text), 1, device=self.device, generator=self.generator) < self.recipe.no_caption
         return text.masked_fill(silent, PAD), codes

@@ -24,15 +24,15 @@ from worker.training.measure import vqgan_figures
 
 EMOJI = VQGANConfig(
     channels=8,
-    multipliers=(4, 8, 14),
+    multipliers=(1, 4, 8, 14),
     encoder_blocks=1,
-    decoder_blocks=2,
+    decoder_blocks=1,
     attention_at=(),
     resolution=64,
     z_channels=64,
     code_width=16,
     codes=1024,
-    groups=8,
+    groups=4,
 )
 
 
@@ -86,7 +86,8 @@ class VQGANTrainer:
         changed = int(count * self.recipe.changed)
         free = torch.zeros(changed, dtype=torch.bool, device=self.device)
         with torch.no_grad():
-            images[:changed] = augment(images[:changed], free, self.recipe.augmentation, self.generator)
+            if changed:
+                images[:changed] = augment(images[:changed], free, self.recipe.augmentation, self.generator)
         return (images * 2 - 1).contiguous(memory_format=torch.channels_last)
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
