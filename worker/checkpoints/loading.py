@@ -1,4 +1,4 @@
-"""A registry entry to a model, and a model to a folder: safetensors and JSON only, names and shapes strictly checked."""
+"""A registry entry to a model, and a model to a folder: safetensors and JSON only, names and shapes checked."""
 
 from __future__ import annotations
 

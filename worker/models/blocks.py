@@ -6,6 +6,8 @@ CompVis/taming-transformers modules/diffusionmodules/model.py for the names. Wri
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -99,7 +101,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int], groups: int, dropout: float, attends: bool) -> None:
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.block = nn.ModuleList(ResnetBlock(a, b, groups, dropout) for a, b in pairs)
         self.attn = nn.ModuleList(AttnBlock(b, groups) for _, b in pairs if attends)
 

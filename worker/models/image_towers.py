@@ -1,8 +1,8 @@
 """Small residual image towers under names that open_clip's `timm_model_name` can ask for.
 
 Source: He et al., "Deep Residual Learning for Image Recognition" (2015), basic blocks; He et al., "Bag of Tricks"
-(2019) for the three-conv stem. Against timm's resnet10t the widths are smaller and the stem's pooling is left out (a 64-pixel
-picture reaches the head as a 4x4 grid) unless the entry says `pooled`, which is three times faster.
+(2019) for the three-conv stem. Against timm's resnet10t the widths are smaller and the stem's pooling is left out (a
+64-pixel picture reaches the head as a 4x4 grid) unless the entry says `pooled`, which is three times faster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ TOWERS: dict[str, dict[str, Any]] = {
     "dreamqueue_resnet10": {"layers": (1, 1, 1, 1), "channels": (48, 96, 192, 320), "stem_width": 24},
     "dreamqueue_resnet10s": {"layers": (1, 1, 1, 1), "channels": (40, 80, 128, 192), "stem_width": 16},
     "dreamqueue_resnet10p": {
-        "layers": (1, 1, 1, 1), "channels": (48, 96, 192, 320), "stem_width": 16, "pooled": True,
+        "layers": (1, 1, 1, 1),
+        "channels": (48, 96, 192, 320),
+        "stem_width": 16,
+        "pooled": True,
     },
     "dreamqueue_resnet_tiny": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8},
 }

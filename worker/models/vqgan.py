@@ -38,7 +38,9 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         if any(self.channels * factor % self.groups for factor in self.multipliers):
-            raise ConfigError(f"{self.groups} norm groups do not divide the widths {self.channels} x {self.multipliers}")
+            raise ConfigError(
+                f"{self.groups} norm groups do not divide the widths {self.channels} x {self.multipliers}"
+            )
         if self.resolution % self.factor:
             raise ConfigError(f"resolution {self.resolution} is no multiple of the factor {self.factor}")
 

@@ -180,7 +180,7 @@ class VqganClipState:
         return {name: tensor.detach().cpu().clone() for name, tensor in out.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from a snapshot of a run with the same models, recipe, seed and size; ShapeError if it is of another."""
+        """Go on from a snapshot of a run with the same models, recipe, seed and size; else ShapeError."""
         own = self.snapshot()
         if set(own) != set(saved) or any(own[name].shape != saved[name].shape for name in own):
             raise ShapeError("the snapshot is of a run with another recipe or size")

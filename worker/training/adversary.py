@@ -1,9 +1,10 @@
 """The parts of VQGAN training that are thrown away after it: discriminator, perceptual distance, codebook statistics.
 
-Sources: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2017), appendix 6.1.2 (patches);
-Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), section 3, on features of
-our own CLIP tower; Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019), section 2.1 (moving
-averages), with unused codes put back among the data as in Dhariwal et al., "Jukebox" (2020), section 3.1.
+Sources: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2017), appendix 6.1.2
+(patches); Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), section 3,
+on features of our own CLIP tower; Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019),
+section 2.1 (moving averages), with unused codes put back among the data as in Dhariwal et al., "Jukebox" (2020),
+section 3.1.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Source: Radford et al. (2021), section 2.3, with two changes. The captions of all things, one each, stand against the
 batch, so no caption appears twice and pictures of one thing share their target; captions to pictures, all pictures of
-the thing count as right. Part of every batch is moved against the loss within a small ball first (Madry et al., "Towards
-Deep Learning Models Resistant to Adversarial Attacks", 2018): such a model's gradients show shapes (Santurkar et al.,
-"Image Synthesis with a Single (Robust) Classifier", 2019), which is what steering needs.
+the thing count as right. Part of every batch is moved against the loss within a small ball first (Madry et al.,
+"Towards Deep Learning Models Resistant to Adversarial Attacks", 2018): such a model's gradients show shapes
+(Santurkar et al., "Image Synthesis with a Single (Robust) Classifier", 2019), which is what steering needs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def config_of(recipe: ClipRecipe, vocab: int) -> dict[str, Any]:
 class ClipTrainer:
     """Model, data on the device, optimiser."""
 
-    def __init__(self, recipe: ClipRecipe, pictures: Pictures, tokenizer: CaptionTokenizer, device: torch.device) -> None:
+    def __init__(
+        self, recipe: ClipRecipe, pictures: Pictures, tokenizer: CaptionTokenizer, device: torch.device
+    ) -> None:
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)  # initial weights; a stage is a process of its own
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
@@ -188,7 +190,13 @@ class ClipTrainer:
 
 
 def train_clip(
-    data: Path, out: Path, tokenizer: CaptionTokenizer, recipe: ClipRecipe, budget: Budget, device: torch.device, resume: bool
+    data: Path,
+    out: Path,
+    tokenizer: CaptionTokenizer,
+    recipe: ClipRecipe,
+    budget: Budget,
+    device: torch.device,
+    resume: bool,
 ) -> Clip:
     """The whole stage; the averaged model is saved in `out` about every minute and at the end."""
     trainer = ClipTrainer(recipe, Pictures.training(data), tokenizer, device)

@@ -20,7 +20,9 @@ def train() -> None:
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every training stage has."""
     options = [
-        click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder"),
+        click.option(
+            "--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder"
+        ),
         click.option("--out", type=click.Path(path_type=Path), required=True, help="output folder"),
         click.option("--minutes", type=float, help="time budget"),
         click.option("--steps", type=int, help="step budget"),
@@ -131,7 +133,9 @@ def dalle(data: Path, out: Path, minutes: float | None, steps: int | None, devic
 @click.option("--names", default=0, help="how many names for the generated pictures: 0 none, 200 the full measure")
 @click.option("--sheets", type=click.Path(path_type=Path), help="save contact sheets here")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="also append the figures to this file")
-def eval(data: Path, folder: Path | None, device: str | None, names: int, sheets: Path | None, path: Path | None) -> None:
+def eval(
+    data: Path, folder: Path | None, device: str | None, names: int, sheets: Path | None, path: Path | None
+) -> None:
     """Measure: CLIP and VQGAN on the held-out design; with --names, generated pictures before the judge."""
     from worker.training.report import report
 

@@ -1,8 +1,8 @@
 """Training the DALL-E transformer on the VQGAN's codes of the training pictures.
 
-Source: Ramesh et al. (2021), section 2.2; caption dropout for guidance from Ho and Salimans (2022); random codes among the
-inputs as in taming's `pkeep`. Against learning nine thousand pictures by heart: every picture stands in several shifted,
-resized and recoloured versions, dropout, weight decay, an average of the weights.
+Source: Ramesh et al. (2021), section 2.2; caption dropout for guidance from Ho and Salimans (2022); random codes
+among the inputs as in taming's `pkeep`. Against learning nine thousand pictures by heart: every picture stands in
+several shifted, resized and recoloured versions, dropout, weight decay, an average of the weights.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class CodeBank:
 @torch.no_grad()
 def encode_all(vqgan: VQGAN, images: Tensor) -> Tensor:
     """Codes (N, h * w) int16 of pictures (N, 3, H, W) in [0, 1]."""
-    parts = [vqgan.quantize.nearest(vqgan.encode(part * 2 - 1)).flatten(1).to(torch.int16) for part in images.split(512)]
+    parts = [
+        vqgan.quantize.nearest(vqgan.encode(part * 2 - 1)).flatten(1).to(torch.int16) for part in images.split(512)
+    ]
     return torch.cat(parts)
 
 
@@ -155,9 +157,7 @@ class DalleTrainer:
         self.bank = bank_of(images, pictures.rows, colours, vqgan, tokenizer, recipe, self.generator)
         self.colour_bank = self.bank
         if recipe.recoloured:
-            self.colour_bank = recoloured_bank(
-                images, pictures.rows, vqgan, tokenizer, recipe, self.generator
-            )
+            self.colour_bank = recoloured_bank(images, pictures.rows, vqgan, tokenizer, recipe, self.generator)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Caption ids (B, T), some all padding, and codes (B, N)."""

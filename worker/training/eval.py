@@ -28,7 +28,13 @@ def places(names: list[str], held_out: Pictures) -> tuple[list[int], list[str]]:
 
 
 def measure_dalle(
-    models: Models, judge: Clip, held_out: Pictures, names: list[str], settings: Sampling, count: int = 16, seed: int = 0
+    models: Models,
+    judge: Clip,
+    held_out: Pictures,
+    names: list[str],
+    settings: Sampling,
+    count: int = 16,
+    seed: int = 0,
 ) -> tuple[dict[str, float], Tensor]:
     """Best of `count` by the steering CLIP, before the judge; the best pictures (N, 3, 64, 64)."""
     best = draw_dalle(models, names, count, settings, seed)

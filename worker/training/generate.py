@@ -76,7 +76,12 @@ def _scores(clip: Clip, images: Tensor, prompts: Sequence[str], count: int) -> T
 
 
 def draw_vqgan_clip(
-    models: Models, prompts: Sequence[str], recipe: Recipe, steps: int, seed: int = 0, autocast: torch.dtype | None = None
+    models: Models,
+    prompts: Sequence[str],
+    recipe: Recipe,
+    steps: int,
+    seed: int = 0,
+    autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Pictures (P, 3, 64, 64) in [0, 1], one run per prompt."""
     out = []

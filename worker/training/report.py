@@ -20,6 +20,7 @@ from worker.training.generate import Models, Sampling, common_names, sheet
 SHEET_PROMPTS = (
     "a red apple", "a slice of pizza", "a cat face", "a rocket", "a yellow sun", "a blue heart", "a tree", "a pumpkin",
     "a banana", "a house", "a car", "a fish", "a snowman", "a crown", "a guitar", "a rose", "an elephant", "a strawberry",
+   
     "a blue car", "a green bird", "a purple flower", "a red house", "a key", "a soccer ball",
 )  # fmt: skip
 
@@ -41,9 +42,7 @@ def open_models(folder: Path | None, device: torch.device) -> tuple[Models, Clip
     return Models(found["clip"], found["vqgan"], found.get("dalle"), tokenizer), found.get("judge")
 
 
-def report(
-    data: Path, folder: Path | None, device: torch.device, names: int, sheets: Path | None
-) -> dict[str, float]:
+def report(data: Path, folder: Path | None, device: torch.device, names: int, sheets: Path | None) -> dict[str, float]:
     """All figures that the models at hand allow."""
     models, judge = open_models(folder, device)
     held_out = Pictures.held_out(data)

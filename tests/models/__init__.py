@@ -1,0 +1,1 @@
+"""Tests of the architectures, their loading and the training data; tiny random models, no server."""
