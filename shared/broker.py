@@ -1,7 +1,8 @@
 """The Celery app, from settings. Celery only wakes workers: which job runs, and what becomes of it, the store decides.
 
-Early ack: a doorbell is worth nothing once it was heard, and celery 5.7.0 dies on late acks when Redis goes away.
-The reaper rings again for every job that has no doorbell, so a lost one costs at most its period.
+A doorbell is worth nothing once it was heard, so the queue is consumed without acks: two writes less per job, and
+celery 5.7.0 dies on late acks when Redis goes away. The reaper rings again for every job that has no doorbell, so a
+lost one costs at most its period.
 """
 
 from __future__ import annotations
@@ -9,20 +10,37 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu import Queue
+from kombu.transport import redis
 
 from shared import keys
 from shared.settings import Settings
 
-__all__ = ["create_celery"]
+__all__ = ["DoorbellTransport", "create_celery"]
 
 DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is given up and made again
 
 
+class _Channel(redis.Channel):  # type: ignore[misc]
+    """Celery acks a message also where the queue wants none; kombu makes a client and a round trip of each."""
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """Nothing was noted when the doorbell was heard, so there is nothing to forget."""
+
+
+class DoorbellTransport(redis.Transport):  # type: ignore[misc]
+    """kombu's Redis transport for queues that are consumed without acks."""
+
+    Channel = _Channel
+
+
 def create_celery(settings: Settings) -> Celery:
     """An app whose default queue is the pool's: Redis list `keys.bell(pool)`. Opens no connection."""
+    queue = keys.queue_name(settings.pool)
     app = Celery("dreamqueue", set_as_current=False)
     app.conf.update(
         broker_url=settings.redis_url,
+        broker_transport=f"{__name__}:{DoorbellTransport.__name__}",
         broker_connection_timeout=settings.redis_timeout_s,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # for ever: a worker outlives any outage of Redis
@@ -30,7 +48,8 @@ def create_celery(settings: Settings) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_acks_late=False,
-        task_default_queue=keys.queue_name(settings.pool),
+        task_queues=[Queue(queue, routing_key=queue, no_ack=True)],
+        task_default_queue=queue,
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,

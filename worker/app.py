@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from concurrent.futures import Future
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -52,10 +53,11 @@ def _lifecycle(node: WorkerNode) -> type[bootsteps.StartStopStep]:
 
         requires = ("celery.worker.components:Pool",)
 
-        def start(self, _worker: Any) -> None:
+        def start(self, worker: Any) -> None:
             """Runs before Celery consumes."""
             for number in (signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.getsignal(signal.SIGTERM))  # all drain, all exit 0
+            _wake_when_a_slot_is_free(worker)
             try:
                 node.start()
             except (DreamqueueError, OSError) as error:
@@ -73,6 +75,23 @@ def _lifecycle(node: WorkerNode) -> type[bootsteps.StartStopStep]:
             node.stop()
 
     return NodeStep
+
+
+def _wake_when_a_slot_is_free(worker: Any) -> None:
+    """Celery's loop fetches the next doorbell when it turns and a slot is free, but the end of a task does not turn it:
+    without this a worker whose slots were all busy sleeps up to a second beside waiting jobs."""
+    submit = worker.pool.executor.submit
+
+    def submit_and_wake(*args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = submit(*args, **kwargs)
+        future.add_done_callback(lambda _: worker.hub.call_soon(_nothing))
+        return future
+
+    worker.pool.executor.submit = submit_and_wake
+
+
+def _nothing() -> None:
+    """Waking is all."""
 
 
 def main() -> int:
