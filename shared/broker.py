@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.transport import redis
 
 from shared import keys
@@ -48,7 +48,7 @@ def create_celery(settings: Settings) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_acks_late=False,
-        task_queues=[Queue(queue, routing_key=queue, no_ack=True)],
+        task_queues=[Queue(queue, routing_key=queue, no_ack=True)],  # type: ignore[no-untyped-call]
         task_default_queue=queue,
         task_serializer="json",
         accept_content=["json"],

@@ -39,6 +39,8 @@ def create_app(settings: Settings) -> Celery:
         node = WorkerNode(settings)
     except UnknownKind as error:
         raise SystemExit(f"bad settings\n  DREAMQUEUE_KINDS: {error}") from None
+    except DreamqueueError as error:
+        raise SystemExit(f"worker cannot start: {error.message}") from None
     app = create_celery(settings)
     register_pull(app, node.pull)
     app.steps["worker"].add(_lifecycle(node))

@@ -35,7 +35,7 @@ def build_engines(kinds: Collection[str], options: EngineOptions) -> dict[str, E
         raise UnknownKind(f"there are no kinds {', '.join(unknown)}; there are {', '.join(KINDS)}")
     engines: list[Engine] = [ProbeEngine()]
     if set(kinds) - {"probe"}:
-        from worker.engines.models import build_model_engines
+        from worker.engines.on_device import build_device_engines
 
-        engines += build_model_engines(options)
+        engines += build_device_engines(options)
     return {kind: engine for engine in engines for kind in engine.kinds if kind in kinds}

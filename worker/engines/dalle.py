@@ -1,0 +1,203 @@
+"""Pictures token by token: n candidates per prompt, the best of them by CLIP kept.
+
+One job's candidates are sampled in batches that the device can hold; a finished batch is decoded and scored at once,
+so a job that is cancelled keeps what it has. A picture depends on its prompt, seed and index only, not on n.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import InvalidInput, ModelUnavailable, Stopped
+from shared.specs import MAX_SEED, DalleSpec
+from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
+from worker.engines.device import Device
+from worker.engines.embeddings import Embedder
+from worker.engines.library import ModelLibrary
+from worker.engines.pixels import contact_sheet, to_images, to_tensor
+from worker.models.dalle import Dalle
+from worker.models.dalle_sampler import DalleSampler, RowSettings, blank_ids, decode_ids
+from worker.models.vqgan import VQGAN
+
+__all__ = ["DalleEngine"]
+
+PREVIEWED = 4  # candidates a preview shows
+DECODED_PER_STEP = 16  # pictures decoded in one step of the device, so that other jobs' steps fit between
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: int
+    index: int
+
+
+@dataclass
+class _Run:
+    """One job under way."""
+
+    spec: DalleSpec
+    seed: int
+    guidance: float
+    model_ids: tuple[str, str, str]  # dalle, vqgan, clip
+    dalle: Dalle
+    vqgan: VQGAN
+    text_ids: Tensor  # (P, T)
+    prefix: Tensor | None  # (1, N)
+    pictures: list[list[Picture]]  # per prompt
+    timings: dict[str, float] = field(default_factory=lambda: {"sample_s": 0.0, "decode_s": 0.0, "rank_s": 0.0})
+
+
+class DalleEngine:
+    """Serves every dalle model of the library with the VQGAN and CLIP its registry entry names."""
+
+    kinds: tuple[str, ...] = ("dalle",)
+
+    def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
+        self._library = library
+        self._device = device
+        self._embedder = embedder
+        self.device_name = device.name
+
+    def load(self) -> list[Model]:
+        """See Engine."""
+        ids: list[str] = []
+        for entry in self._library.entries("dalle"):
+            names = self._companions(entry.id)
+            self._library.dalle(names[0])
+            self._library.vqgan(names[1])
+            self._library.clip(names[2])
+            ids.extend(names)
+        return self._library.describe(*ids)
+
+    def _companions(self, model_id: str) -> tuple[str, str, str]:
+        entry = self._library.entry(model_id, "dalle")
+        if entry.vqgan is None or entry.clip is None:
+            raise ModelUnavailable(f"the registry names no VQGAN or no CLIP for {model_id!r}")
+        return entry.id, entry.vqgan, entry.clip
+
+    def run(self, task: Task, monitor: Monitor) -> Output:
+        """See Engine."""
+        run = self._begin(task)
+        rows = [_Row(p, i) for p in range(len(run.spec.prompts)) for i in range(run.spec.n)]
+        try:
+            for begin in range(0, len(rows), self._device.rows):
+                self._sample(run, rows[begin : begin + self._device.rows], begin, len(rows), monitor)
+        except Stopped as stop:
+            if any(run.pictures):
+                raise StoppedWithOutput(stop, self._output(run)) from None
+            raise
+        return self._output(run)
+
+    def _begin(self, task: Task) -> _Run:
+        spec = task.spec
+        assert isinstance(spec, DalleSpec)
+        names = self._companions(spec.model)
+        dalle, vqgan = self._library.dalle(names[0]), self._library.vqgan(names[1])
+        encoded = self._library.tokenizer(names[0]).encode(spec.prompts, dalle.config.text_length, framed=False)
+        return _Run(
+            spec=spec,
+            seed=secrets.randbelow(MAX_SEED) if spec.seed is None else spec.seed,
+            guidance=dalle.config.guidance if spec.guidance is None else spec.guidance,
+            model_ids=names,
+            dalle=dalle,
+            vqgan=vqgan,
+            text_ids=encoded.ids,
+            prefix=self._prefix(spec, task, vqgan),
+            pictures=[[] for _ in spec.prompts],
+        )
+
+    def _prefix(self, spec: DalleSpec, task: Task, vqgan: VQGAN) -> Tensor | None:
+        """Codes (1, rows * grid) of the top of the given picture."""
+        if spec.image_prefix is None:
+            return None
+        kept, grid, side = spec.image_prefix.rows, vqgan.config.grid, vqgan.config.resolution
+        if kept >= grid:
+            raise InvalidInput(
+                f"image_prefix.rows is {kept}; this model draws {grid} rows of tokens", field="input.image_prefix.rows"
+            )
+        picture = to_tensor(task.images[spec.image_prefix.image], (side, side)).to(self._device.torch_device)
+        with self._device.step("dalle"), torch.inference_mode():
+            codes = vqgan.quantize.nearest(vqgan.encode(picture * 2 - 1))
+        return codes.flatten(1)[:, : kept * grid]
+
+    def _sample(self, run: _Run, rows: list[_Row], done: int, total: int, monitor: Monitor) -> None:
+        """Sample, decode and score one batch. Progress counts tokens of all pictures of the job."""
+        started_at = time.monotonic()
+        sampler = self._sampler(run, rows)
+        blank = self._blank(run) if run.spec.preview_every else None
+        ended = False
+        while not ended:
+            with self._device.step("dalle"):
+                ended = sampler.step()
+            monitor.progress("sample", done * sampler.length + sampler.position * len(rows), total * sampler.length)
+            if blank is not None and not ended and sampler.position % run.spec.preview_every == 0:
+                self._preview(run, sampler, blank, done, monitor)
+        sampled_at = time.monotonic()
+        pictures = self._decode(run, sampler.tokens, monitor)
+        decoded_at = time.monotonic()
+        scores = self._score(run, rows, pictures)
+        for row, image, score in zip(rows, to_images(pictures), scores, strict=True):
+            picture = Picture(image, run.spec.prompts[row.prompt], run.seed, row.index, score)
+            run.pictures[row.prompt].append(picture)
+        run.timings["sample_s"] += sampled_at - started_at
+        run.timings["decode_s"] += decoded_at - sampled_at
+        run.timings["rank_s"] += time.monotonic() - decoded_at
+
+    def _sampler(self, run: _Run, rows: list[_Row]) -> DalleSampler:
+        spec = run.spec
+        settings = [
+            RowSettings(run.seed, row.index, spec.temperature, spec.top_k, spec.top_p, run.guidance) for row in rows
+        ]
+        ids = run.text_ids[torch.tensor([row.prompt for row in rows])]
+        prefix = None if run.prefix is None else run.prefix.expand(len(rows), -1)
+        with self._device.step("dalle"), torch.inference_mode():
+            return DalleSampler(run.dalle, ids, settings, prefix)
+
+    def _blank(self, run: _Run) -> Tensor:
+        with self._device.step("dalle"):
+            return blank_ids(run.vqgan)
+
+    def _preview(self, run: _Run, sampler: DalleSampler, blank: Tensor, done: int, monitor: Monitor) -> None:
+        with self._device.step("dalle"), torch.inference_mode():
+            shown = decode_ids(run.vqgan, sampler.preview_ids(blank)[:PREVIEWED])
+        monitor.preview(contact_sheet(to_images(shown)), done // self._device.rows * sampler.length + sampler.position)
+
+    def _decode(self, run: _Run, tokens: Tensor, monitor: Monitor) -> Tensor:
+        """(B, 3, H, W) in [0, 1]."""
+        parts = []
+        for ids in torch.split(tokens, DECODED_PER_STEP):
+            monitor.check()
+            with self._device.step("dalle"):
+                parts.append(decode_ids(run.vqgan, ids))
+        return torch.cat(parts)
+
+    def _score(self, run: _Run, rows: list[_Row], pictures: Tensor) -> list[float]:
+        """Cosine of every picture with its own prompt."""
+        clip = run.model_ids[2]
+        texts = self._embedder.texts(clip, [run.spec.prompts[row.prompt] for row in rows], "dalle")
+        scores: list[float] = (self._embedder.tensors(clip, pictures, "dalle") * texts).sum(1).tolist()
+        return scores
+
+    def _output(self, run: _Run) -> Output:
+        keep = run.spec.n if run.spec.keep is None else run.spec.keep
+        parameters: dict[str, Any] = run.spec.model_dump(exclude={"kind"})
+        parameters.update(keep=keep, seed=run.seed, guidance=run.guidance)
+        return Output(
+            pictures=list(_best(run.pictures, keep)),
+            parameters=parameters,
+            models=self._library.describe(*run.model_ids),
+            timings=run.timings,
+        )
+
+
+def _best(pictures: list[list[Picture]], keep: int) -> Iterator[Picture]:
+    """The first prompt's best, then the second's, and so on; the lower index first where scores are equal."""
+    for group in pictures:
+        yield from sorted(group, key=lambda picture: (-(picture.score or 0.0), picture.index))[:keep]

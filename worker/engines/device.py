@@ -1,0 +1,112 @@
+"""The one class that touches the device: which it is, who may use it now, and what its errors mean.
+
+Jobs run in threads of their own and meet here: a step is taken by one of them at a time, in the order of asking, so
+two jobs of any kind advance side by side instead of one after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from shared.errors import EngineError, ModelUnavailable, OutOfMemory
+from worker.models.errors import ModelError
+
+__all__ = ["Device", "FairLock"]
+
+
+class FairLock:
+    """A lock that is handed over in the order of asking. A plain one may go back to the thread that just let it go."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._is_held = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def acquire(self) -> None:
+        """Wait for one's turn."""
+        with self._guard:
+            if not self._is_held:
+                self._is_held = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def release(self) -> None:
+        """Hand over to the one who waited longest."""
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()  # stays held, by the next
+            else:
+                self._is_held = False
+
+
+class Device:
+    """`rows`: how many pictures a batch may hold here, a bound on memory until it is predicted (issue 4)."""
+
+    def __init__(
+        self,
+        name: str = "auto",
+        threads: int = 0,
+        on_step: Callable[[str, float], None] = lambda _kind, _seconds: None,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.torch_device = _pick(name)
+        self.autocast = torch.bfloat16 if self._is_fast_in_bfloat16() else None
+        self.rows = 64 if self.torch_device.type == "cpu" else 256
+        self._turn = FairLock()
+        self._on_step = on_step
+
+    @property
+    def name(self) -> str:
+        """As workers show it: `cpu`, or the card's name."""
+        if self.torch_device.type == "cuda":
+            return f"{self.torch_device} {torch.cuda.get_device_name(self.torch_device)}"
+        return str(self.torch_device)
+
+    def _is_fast_in_bfloat16(self) -> bool:
+        return self.torch_device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    @contextmanager
+    def step(self, kind: str) -> Iterator[None]:
+        """One step of a job of `kind`, alone on the device. Raises EngineError, OutOfMemory in place of torch's own."""
+        self._turn.acquire()
+        started_at = time.monotonic()
+        try:
+            yield
+        except ModelError as error:
+            raise EngineError(str(error)) from error
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if self.torch_device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(f"{self.torch_device} has not enough memory for this job") from error
+        finally:
+            self._turn.release()
+            self._on_step(kind, time.monotonic() - started_at)
+
+
+def _pick(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        raise ModelUnavailable(f"no device {name!r} here: {error}") from error
+    return device
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it; the CPU allocator only says so."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "alloc" in str(error)

@@ -1,0 +1,96 @@
+"""The models of one worker: each loaded once, shared by every engine that asks for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from shared.errors import ModelUnavailable
+from worker.checkpoints.loading import load_model, load_tokenizer
+from worker.checkpoints.registry import EMBEDDED, ModelEntry, ModelRegistry
+from worker.engines.base import Model
+from worker.models.clip import Clip
+from worker.models.dalle import Dalle
+from worker.models.errors import ModelError
+from worker.models.text import CaptionTokenizer
+from worker.models.vqgan import VQGAN
+
+__all__ = ["ModelLibrary"]
+
+M = TypeVar("M", VQGAN, Dalle, Clip)
+
+
+class ModelLibrary:
+    """Raises ModelUnavailable where a model is unknown, of another family, or cannot be read."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        weights_dir: str = "",
+        on_load: Callable[[str, float], None] = lambda _model, _seconds: None,
+    ) -> None:
+        self._device = device
+        self._registry = ModelRegistry.load(Path(weights_dir) / "registry.json" if weights_dir else EMBEDDED)
+        self._on_load = on_load
+        self._lock = threading.Lock()
+        self._loaded: dict[str, VQGAN | Dalle | Clip] = {}
+        self._tokenizers: dict[str, CaptionTokenizer] = {}
+
+    def entries(self, family: str) -> list[ModelEntry]:
+        """Those of one family, the default first."""
+        return self._registry.of_family(family)
+
+    def entry(self, model_id: str, family: str) -> ModelEntry:
+        """What the registry says of a model."""
+        entry = self._registry.get(model_id)
+        if entry.family != family:
+            raise ModelUnavailable(f"{model_id!r} is a {entry.family} model; this needs a {family} model")
+        return entry
+
+    def vqgan(self, model_id: str) -> VQGAN:
+        """The VQGAN of that id."""
+        return self._get(model_id, "vqgan", VQGAN)
+
+    def dalle(self, model_id: str) -> Dalle:
+        """The transformer of that id."""
+        return self._get(model_id, "dalle", Dalle)
+
+    def clip(self, model_id: str) -> Clip:
+        """The CLIP of that id."""
+        return self._get(model_id, "clip", Clip)
+
+    def tokenizer(self, model_id: str) -> CaptionTokenizer:
+        """The caption tokenizer of a dalle model."""
+        with self._lock:
+            if model_id not in self._tokenizers:
+                self._tokenizers[model_id] = load_tokenizer(self.entry(model_id, "dalle"))
+            return self._tokenizers[model_id]
+
+    def _get(self, model_id: str, family: str, kind: type[M]) -> M:
+        entry = self.entry(model_id, family)
+        with self._lock:
+            if model_id not in self._loaded:
+                started_at = time.monotonic()
+                self._loaded[model_id] = _loaded(entry, self._device)
+                self._on_load(model_id, time.monotonic() - started_at)
+            model = self._loaded[model_id]
+        if not isinstance(model, kind):
+            raise ModelUnavailable(f"{model_id!r} was loaded as a {type(model).__name__}")
+        return model
+
+    def describe(self, *model_ids: str) -> list[Model]:
+        """As results name them, with the digest of their weights; each once."""
+        entries = [self._registry.get(model_id) for model_id in dict.fromkeys(model_ids)]
+        return [Model(entry.id, entry.family, entry.sha256[entry.weights]) for entry in entries]
+
+
+def _loaded(entry: ModelEntry, device: torch.device) -> VQGAN | Dalle | Clip:
+    try:
+        return load_model(entry, device)
+    except (ModelError, OSError) as error:
+        raise ModelUnavailable(f"model {entry.id} cannot be loaded: {error}") from error

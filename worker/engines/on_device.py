@@ -1,0 +1,26 @@
+"""The engines that need torch, built around one device, one library and one embedder."""
+
+from __future__ import annotations
+
+from worker.engines.base import Engine
+from worker.engines.clip import ClipEngine
+from worker.engines.dalle import DalleEngine
+from worker.engines.device import Device
+from worker.engines.embeddings import Embedder
+from worker.engines.library import ModelLibrary
+from worker.engines.registry import EngineOptions
+from worker.engines.vqgan_clip import VqganClipEngine
+
+__all__ = ["build_device_engines"]
+
+
+def build_device_engines(options: EngineOptions) -> list[Engine]:
+    """One engine per file. Raises ModelUnavailable where the device or the registry is not there."""
+    device = Device(options.device, options.cpu_threads, options.on_step)
+    library = ModelLibrary(device.torch_device, options.weights_dir, options.on_load)
+    embedder = Embedder(library, device)
+    return [
+        DalleEngine(library, device, embedder),
+        VqganClipEngine(library, device, embedder),
+        ClipEngine(library, device, embedder),
+    ]

@@ -1,0 +1,204 @@
+"""A picture by descent: a VQGAN latent moved, step by step, to where one or more CLIPs see the prompts."""
+
+from __future__ import annotations
+
+import io
+import math
+import secrets
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.errors import InvalidInput, NonFinite, Stopped
+from shared.specs import MAX_SEED, PromptTerm, VqganClipSpec
+from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
+from worker.engines.device import Device
+from worker.engines.embeddings import Embedder
+from worker.engines.library import ModelLibrary
+from worker.engines.pixels import to_images, to_tensor
+from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, VqganClipState, start
+
+__all__ = ["VqganClipEngine"]
+
+MAX_FRAMES = 200  # of a video; the first and the last are always among them
+FRAME_MS = 100
+INITS = {"smooth": "noise", "codes": "codes"}  # the spec's words to the model's
+
+
+@dataclass
+class _Run:
+    """One job under way."""
+
+    spec: VqganClipSpec
+    seed: int
+    state: VqganClipState
+    targets: Tensor  # (D,) what the first perceptor looks for, weighted and summed
+    frames: list[Image.Image] = field(default_factory=list)
+    started_at: float = field(default_factory=time.monotonic)
+
+
+class VqganClipEngine:
+    """Serves every VQGAN of the library with any of its CLIPs."""
+
+    kinds: tuple[str, ...] = ("vqgan_clip",)
+
+    def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
+        self._library = library
+        self._device = device
+        self._embedder = embedder
+        self.device_name = device.name
+
+    def load(self) -> list[Model]:
+        """See Engine."""
+        vqgans = [entry.id for entry in self._library.entries("vqgan")]
+        clips = [entry.id for entry in self._library.entries("clip")]
+        for model_id in vqgans:
+            self._library.vqgan(model_id)
+        for model_id in clips:
+            self._library.clip(model_id)
+        return self._library.describe(*vqgans, *clips)
+
+    def run(self, task: Task, monitor: Monitor) -> Output:
+        """See Engine."""
+        run = self._begin(task, monitor)
+        try:
+            while not run.state.done:
+                self._step(run)
+                monitor.progress("optimise", run.state.step_count, run.spec.iterations)
+                self._show(run, monitor)
+        except Stopped as stop:
+            if run.state.step_count:
+                raise StoppedWithOutput(stop, self._output(run)) from None
+            raise
+        return self._output(run)
+
+    def _begin(self, task: Task, monitor: Monitor) -> _Run:
+        spec = task.spec
+        assert isinstance(spec, VqganClipSpec)
+        vqgan = self._library.vqgan(spec.model)
+        width, height = spec.size
+        if width % vqgan.config.factor or height % vqgan.config.factor:
+            raise InvalidInput(f"this model's sides are multiples of {vqgan.config.factor}", field="input.size")
+        perceptors = [self._perceptor(model_id, spec.prompts, task, monitor) for model_id in spec.perceptors]
+        init: str | Tensor = INITS[spec.init_noise]
+        if spec.init_image:
+            init = to_tensor(task.images[spec.init_image], (width, height))
+        seed = secrets.randbelow(MAX_SEED) if spec.seed is None else spec.seed
+        with self._device.step("vqgan_clip"):
+            state = start(
+                vqgan, perceptors, seed=seed, steps=spec.iterations, size=(height, width), recipe=_recipe(spec),
+                init=init, autocast=self._device.autocast,
+            )  # fmt: skip
+        return _Run(spec, seed, state, _summed(perceptors[0]))
+
+    def _perceptor(self, model_id: str, terms: list[PromptTerm], task: Task, monitor: Monitor) -> Perceptor:
+        prompts = []
+        for term in terms:
+            if term.text is not None:
+                vector = self._embedder.texts(model_id, [term.text], "vqgan_clip")[0]
+            else:
+                assert term.image is not None
+                vector = self._embedder.images(model_id, [task.images[term.image]], "vqgan_clip", monitor)[0]
+            prompts.append(Prompt(vector.clone(), term.weight, -math.inf if term.stop is None else term.stop))
+        return Perceptor(self._library.clip(model_id), prompts)
+
+    def _step(self, run: _Run) -> None:
+        with self._device.step("vqgan_clip"):
+            loss = run.state.step()
+        if not math.isfinite(loss):
+            raise NonFinite(f"the loss is {loss} after {run.state.step_count} iterations")
+
+    def _show(self, run: _Run, monitor: Monitor) -> None:
+        """Previews as often as the spec asks; frames as often, or often enough for a video."""
+        count, spec = run.state.step_count, run.spec
+        is_previewed = spec.preview_every > 0 and count % spec.preview_every == 0 and not run.state.done
+        is_framed = spec.video and count % _frame_every(spec) == 0
+        if not is_previewed and not is_framed:
+            return
+        image = self._image(run)
+        if is_framed:
+            run.frames.append(image)
+        if is_previewed:
+            monitor.preview(image, count)
+
+    def _image(self, run: _Run) -> Image.Image:
+        with self._device.step("vqgan_clip"):
+            picture = run.state.image()
+        return to_images(picture)[0]
+
+    def _output(self, run: _Run) -> Output:
+        optimised_at = time.monotonic()
+        spec = run.spec
+        with self._device.step("vqgan_clip"):
+            picture = run.state.image()
+        score = float(self._embedder.tensors(spec.perceptors[0], picture, "vqgan_clip")[0] @ run.targets)
+        image = to_images(picture)[0]
+        prompt = " | ".join(_told(term) for term in spec.prompts)
+        ranked_at = time.monotonic()
+        files = {"video.webp": (_video([*run.frames, image]), "image/webp")} if spec.video else {}
+        return Output(
+            pictures=[Picture(image, prompt, run.seed, 0, score)],
+            files=files,
+            parameters=_parameters(run),
+            models=self._library.describe(spec.model, *spec.perceptors),
+            timings={
+                "optimise_s": optimised_at - run.started_at,
+                "rank_s": ranked_at - optimised_at,
+                **({"video_s": time.monotonic() - ranked_at} if files else {}),
+            },
+        )
+
+
+def _recipe(spec: VqganClipSpec) -> Recipe:
+    """The models' own recipe, with what the spec names in its place. `adamw` decays nothing here: it is `adam`."""
+    recipe = Recipe(near_start=spec.init_weight)
+    if spec.cutouts is not None:
+        cuts = replace(recipe.cuts, cuts=spec.cutouts, full=min(recipe.cuts.full, spec.cutouts))
+        recipe = replace(recipe, cuts=cuts)
+    if spec.learning_rate is not None:
+        recipe = replace(recipe, learning_rate=spec.learning_rate)
+    return recipe
+
+
+def _summed(perceptor: Perceptor) -> Tensor:
+    """What the score is measured against: the mean of the prompts by weight; with one prompt, its embedding."""
+    total = sum(abs(prompt.weight) for prompt in perceptor.prompts)
+    rows = [prompt.embedding * (prompt.weight / total) for prompt in perceptor.prompts]
+    return torch.stack(rows).sum(0)
+
+
+def _told(term: PromptTerm) -> str:
+    """A term as people write it."""
+    source = term.text if term.text is not None else str(term.image)
+    return source if term.weight == 1 else f"{source}:{term.weight:g}"
+
+
+def _parameters(run: _Run) -> dict[str, Any]:
+    recipe = run.state.recipe
+    parameters = run.spec.model_dump(exclude={"kind"})
+    parameters.update(
+        seed=run.seed,
+        cutouts=recipe.cuts.cuts,
+        learning_rate=recipe.learning_rate,
+        iterations_done=run.state.step_count,
+    )
+    return parameters
+
+
+def _frame_every(spec: VqganClipSpec) -> int:
+    least = math.ceil(spec.iterations / (MAX_FRAMES - 1))
+    return max(least, spec.preview_every or math.ceil(spec.iterations / 50))
+
+
+def _video(frames: list[Image.Image]) -> bytes:
+    """An animated WebP that stays on its last picture for a second."""
+    buffer = io.BytesIO()
+    durations = [FRAME_MS] * (len(frames) - 1) + [1000]
+    frames[0].save(
+        buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85, method=2
+    )
+    return buffer.getvalue()
