@@ -1,0 +1,247 @@
+"""What a worker's death, a drain, and an outage of either server do to jobs: nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import keys
+from shared.errors import LeaseLost, StoreUnavailable
+from shared.jobs import JobState
+from shared.settings import Settings
+from shared.storage import ObjectStore
+from shared.store import JobStore, connect
+from tests.support.polling import eventually
+from tests.support.servers import ObjectServer, RedisServer
+from tests.support.workers import Worker, submit, until
+
+pytestmark = pytest.mark.integration
+
+STOPPED_S = 20.0
+
+
+@pytest.fixture
+def probes(settings: Settings, pool: str) -> Settings:
+    """Settings of a worker of probes on this test's pool."""
+    return settings.model_copy(update={"pool": pool, "kinds": "probe", "slots": 2})
+
+
+class TestKilled:
+    """kill -9."""
+
+    def test_its_job_finishes_once_on_another(
+        self, probes: Settings, store: JobStore, objects: ObjectStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        first = Worker(probes, store, tmp_path)
+        job_id = submit(store, tenant, pool, steps=20, step_s=0.1, write_bytes=1000)
+        until(store, tenant, job_id, "running")
+        first.kill()
+        killed_at = store.now_ms()
+        second = Worker(probes, store, tmp_path)
+        again = eventually(
+            lambda: record if (record := store.get(tenant, job_id)).worker == second.name else None,
+            within_s=probes.lease_s + 5,
+            what="the job on the second worker",
+        )
+        assert store.now_ms() - killed_at < (probes.lease_s + 5) * 1000
+        assert again.attempt == 2
+        record = until(store, tenant, job_id)
+        assert record.state is JobState.SUCCEEDED
+        assert [attempt.outcome for attempt in record.attempts] == ["lost", "succeeded"]
+        assert (record.losses, record.failures) == (1, 0)
+        assert record.result is not None
+        (file,) = record.result["files"]
+        assert hashlib.sha256(objects.get(file["key"])).hexdigest() == file["sha256"]
+        assert second.stop(STOPPED_S) == 0
+
+    def test_a_job_that_kills_its_workers_fails_at_last(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        quick = probes.model_copy(update={"lease_s": 1.0, "beat_s": 0.2})
+        job_id = submit(store, tenant, pool, steps=1000, step_s=0.1)
+        for number in range(1, quick.max_losses + 1):
+            worker = Worker(quick, store, tmp_path)
+            eventually(lambda wanted=number: store.get(tenant, job_id).attempt == wanted)  # type: ignore[misc]
+            worker.kill()
+        worker = Worker(quick, store, tmp_path)
+        record = until(store, tenant, job_id)
+        assert record.state is JobState.FAILED
+        assert record.error is not None
+        assert record.error["code"] == "worker_lost"
+        assert worker.stop(STOPPED_S) == 0
+
+    def test_a_frozen_worker_cannot_commit_late(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        frozen = Worker(probes, store, tmp_path)
+        job_id = submit(store, tenant, pool, steps=10, step_s=0.1, write_bytes=10)
+        until(store, tenant, job_id, "running")
+        frozen.process.signal(signal.SIGSTOP)
+        try:
+            other = Worker(probes, store, tmp_path)
+            record = until(store, tenant, job_id)
+            fenced = store.counts().get(("all", "fenced"), 0)
+        finally:
+            frozen.process.signal(signal.SIGCONT)
+        assert record.worker == other.name
+        eventually(lambda: "lost" in frozen.log, what="the late worker's discard")
+        after = store.get(tenant, job_id)
+        assert after == record  # final states never change
+        assert after.result is not None
+        assert after.result["files"][0]["key"].split("/")[-2] == "a2"
+        assert store.counts().get(("all", "fenced"), 0) >= fenced
+        assert (frozen.stop(STOPPED_S), other.stop(STOPPED_S)) == (0, 0)
+
+
+class TestDrained:
+    """SIGTERM, SIGINT."""
+
+    def test_short_jobs_finish_and_no_others_start(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(probes, store, tmp_path)
+        running = [submit(store, tenant, pool, steps=10, step_s=0.1) for _ in range(2)]
+        for job_id in running:
+            until(store, tenant, job_id, "running")
+        waiting = submit(store, tenant, pool)
+        assert worker.stop(STOPPED_S) == 0
+        assert [store.get(tenant, job_id).state for job_id in running] == [JobState.SUCCEEDED] * 2
+        assert store.get(tenant, waiting).state is JobState.QUEUED
+        assert worker.info() is None
+        assert store.redis.llen(keys.bell(pool)) >= 1  # the next worker hears of it at once
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_long_jobs_go_back_without_a_penalty(
+        self, number: signal.Signals, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(probes.model_copy(update={"drain_grace_s": 0.5}), store, tmp_path)
+        job_id = submit(store, tenant, pool, steps=1000, step_s=0.05)
+        until(store, tenant, job_id, "running")
+        assert worker.stop(8.0, number=number) == 0
+        record = store.get(tenant, job_id)
+        assert record.state is JobState.QUEUED
+        assert (record.losses, record.failures, record.attempt) == (0, 0, 1)
+        assert [attempt.outcome for attempt in record.attempts] == ["released"]
+        assert store.redis.llen(keys.bell(pool)) >= 1
+
+    def test_it_says_that_it_drains(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(probes, store, tmp_path)
+        job_id = submit(store, tenant, pool, steps=30, step_s=0.1)
+        until(store, tenant, job_id, "running")
+        worker.process.signal(signal.SIGTERM)
+        eventually(lambda: (info := worker.info()) is not None and info.state == "draining")
+        assert worker.stop(STOPPED_S) == 0
+        assert store.get(tenant, job_id).state is JobState.SUCCEEDED
+
+
+class TestRedisAway:
+    """kill -9 of the server, and a start on the same append-only file."""
+
+    @pytest.fixture
+    def redis(self, tmp_path: Path) -> Iterator[RedisServer]:
+        server = RedisServer(tmp_path / "redis")
+        yield server
+        server.process.stop()
+
+    @pytest.fixture
+    def own(self, probes: Settings, redis: RedisServer) -> Settings:
+        """A stack of its own Redis, and a lease that outlasts the outage."""
+        return probes.model_copy(update={"redis_url": redis.url, "lease_s": 10.0, "beat_s": 1.0})
+
+    def test_nothing_accepted_is_lost(self, own: Settings, redis: RedisServer, tenant: str, tmp_path: Path) -> None:
+        client = connect(own)
+        store = JobStore(client, own)
+        worker = Worker(own, store, tmp_path)
+        accepted = [submit(store, tenant, own.pool, steps=4, step_s=0.1) for _ in range(12)]
+        eventually(lambda: any(store.get(tenant, job_id).is_final for job_id in accepted))
+        redis.kill()
+        with pytest.raises(StoreUnavailable):
+            store.ping()
+        redis.start()
+        accepted.append(submit(store, tenant, own.pool))
+        for job_id in accepted:
+            record = until(store, tenant, job_id, within_s=40)
+            assert record.state is JobState.SUCCEEDED
+            assert record.attempt == 1, record.attempts
+        assert worker.stop(STOPPED_S) == 0
+        client.close()
+
+    def test_a_drain_ends_while_redis_is_away(
+        self, own: Settings, redis: RedisServer, tenant: str, tmp_path: Path
+    ) -> None:
+        client = connect(own)
+        store = JobStore(client, own)
+        worker = Worker(own.model_copy(update={"drain_grace_s": 1.0}), store, tmp_path)
+        job_id = submit(store, tenant, own.pool, steps=1000, step_s=0.05)
+        until(store, tenant, job_id, "running")
+        redis.kill()
+        assert worker.stop(25.0) == 0
+        redis.start()
+        assert store.get(tenant, job_id).state is JobState.RUNNING  # its lease brings it back
+        client.close()
+
+
+class TestObjectStoreAway:
+    """kill -9 of the server between the engine's work and its upload."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[ObjectServer]:
+        server = ObjectServer(tmp_path / "objects")
+        yield server
+        server.process.stop()
+
+    def test_no_step_is_repeated(
+        self, probes: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        own = probes.model_copy(update=server.settings())
+        worker = Worker(own, store, tmp_path)
+        server.kill()
+        job_id = submit(store, tenant, pool, write_bytes=1000, steps=2)
+        until(store, tenant, job_id, "running")
+        eventually(lambda: store.get(tenant, job_id).progress.get("step") == 2)
+        server.start()
+        record = until(store, tenant, job_id, within_s=40)
+        assert record.state is JobState.SUCCEEDED
+        assert record.attempt == 1  # retried in place
+        assert worker.stop(STOPPED_S) == 0
+
+    def test_a_retry_uploads_what_was_made(
+        self, probes: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        """Patience of one try: the job fails, comes back, and its output is still there."""
+        own = probes.model_copy(
+            update={**server.settings(), "upload_tries": 1, "retry_base_s": 3.0, "retry_cap_s": 3.0, "max_failures": 50}
+        )
+        worker = Worker(own, store, tmp_path)
+        server.kill()
+        job_id = submit(store, tenant, pool, write_bytes=1000, steps=5, step_s=0.3)
+        eventually(lambda: store.get(tenant, job_id).failures >= 1)
+        server.start()
+        record = until(store, tenant, job_id, within_s=40)
+        assert record.state is JobState.SUCCEEDED
+        assert record.attempts[0].error is not None
+        assert record.attempts[0].error["code"] == "object_store_unavailable"
+        last = record.attempts[-1]
+        assert last.ended_at_ms is not None
+        assert last.ended_at_ms - last.started_at_ms < 1500  # five steps of 0.3 s were not taken again
+        assert worker.stop(STOPPED_S) == 0
+
+
+def test_a_settled_job_is_not_settled_again(store: JobStore, tenant: str, pool: str) -> None:
+    """The fence itself, without a worker: the older attempt's commit is refused."""
+    job_id = submit(store, tenant, pool)
+    old = store.claim(pool, "old")
+    assert old is not None
+    store.release(old)
+    new = store.claim(pool, "new")
+    assert new is not None
+    with pytest.raises(LeaseLost):
+        store.commit(old, {"files": []}, {})
+    assert store.commit(new, {"files": []}, {}) is JobState.SUCCEEDED
+    assert store.get(tenant, job_id).worker == "new"
