@@ -70,8 +70,7 @@ class DalleEngine:
         ids: list[str] = []
         for entry in self._library.entries("dalle"):
             names = self._companions(entry.id)
-            self._library.dalle(names[0])
-            self._library.vqgan(names[1])
+            _check_fit(self._library.dalle(names[0]), self._library.vqgan(names[1]), entry.id)
             self._library.clip(names[2])
             ids.extend(names)
         return self._library.describe(*ids)
@@ -195,6 +194,12 @@ class DalleEngine:
             models=self._library.describe(*run.model_ids),
             timings=run.timings,
         )
+
+
+def _check_fit(dalle: Dalle, vqgan: VQGAN, model_id: str) -> None:
+    ours, theirs = (dalle.config.grid, dalle.config.image_vocab), (vqgan.config.grid, vqgan.config.codes)
+    if ours != theirs:
+        raise ModelUnavailable(f"{model_id!r} draws (grid, codes) {ours}, but its VQGAN decodes {theirs}")
 
 
 def _best(pictures: list[list[Picture]], keep: int) -> Iterator[Picture]:

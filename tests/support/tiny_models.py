@@ -1,0 +1,58 @@
+"""A registry of models with random weights, small enough to run in milliseconds, under the shipped models' ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tests.models.conftest import TINY_DALLE, TINY_VQGAN, tiny_clip_config, tiny_tokenizer
+from worker.checkpoints.loading import CLIP_CONFIG, CLIP_WEIGHTS, CONFIG, WEIGHTS, save_model
+from worker.checkpoints.registry import digest
+from worker.models.clip import Clip
+from worker.models.dalle import Dalle
+from worker.models.text import CaptionTokenizer
+from worker.models.vqgan import VQGAN
+
+__all__ = ["write_tiny_models"]
+
+TOKENIZER = "tokenizer.json"
+
+
+def write_tiny_models(folder: Path) -> Path:
+    """Write them; the folder, for EngineOptions.weights_dir."""
+    torch.manual_seed(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_tokenizer().save(str(folder / TOKENIZER))
+    tokenizer = CaptionTokenizer.load(folder / TOKENIZER)
+    models = {
+        "emoji-clip": Clip(tiny_clip_config(), tokenizer),
+        "emoji-vqgan": VQGAN(replace(TINY_VQGAN, resolution=8, attention_at=())),  # 4x4 codes, as the transformer's
+        "emoji-dalle": Dalle(TINY_DALLE),
+    }
+    rows = []
+    for model_id, model in models.items():
+        assert isinstance(model, Clip | VQGAN | Dalle)
+        save_model(model, folder / model_id, torch.float32)
+        rows.append(_row(folder, model_id, model_id.removeprefix("emoji-")))
+    (folder / "registry.json").write_text(json.dumps({"models": rows}))
+    return folder
+
+
+def _row(folder: Path, model_id: str, family: str) -> dict[str, object]:
+    config, weights = (CLIP_CONFIG, CLIP_WEIGHTS) if family == "clip" else (CONFIG, WEIGHTS)
+    sha256 = {name: digest(folder / model_id / name) for name in (config, weights)}
+    row: dict[str, object] = {
+        "id": model_id, "family": family, "folder": model_id, "config": config, "weights": weights, "sha256": sha256,
+        "dtype": "float32", "params": 1, "source": "tests", "licence": "Apache-2.0", "pool": "default",
+    }  # fmt: skip
+    if family != "vqgan":
+        sha256[TOKENIZER] = digest(folder / TOKENIZER)
+        row["tokenizer"] = TOKENIZER
+    if family != "clip":
+        row["clip"] = "emoji-clip"
+    if family == "dalle":
+        row["vqgan"] = "emoji-vqgan"
+    return row

@@ -1,0 +1,87 @@
+"""The device: turns are fair, and torch's errors leave it as ours."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from shared.errors import EngineError, OutOfMemory
+from tests.support.polling import eventually
+from worker.engines.device import Device, FairLock
+from worker.models.errors import ShapeError
+
+
+def test_turns_are_taken_in_the_order_of_asking() -> None:
+    lock = FairLock()
+    order: list[int] = []
+    lock.acquire()
+    threads = []
+    for number in range(5):
+
+        def take(number: int = number) -> None:
+            lock.acquire()
+            order.append(number)
+            lock.release()
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        threads.append(thread)
+        eventually(lambda wanted=number + 1: len(lock._waiting) == wanted)  # type: ignore[misc]
+    lock.release()
+    for thread in threads:
+        thread.join(5)
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_two_jobs_advance_side_by_side() -> None:
+    device = Device("cpu", 1)
+    taken: list[str] = []
+    both = threading.Barrier(2)
+
+    def job(name: str) -> None:
+        both.wait()
+        for _ in range(20):
+            with device.step(name):
+                taken.append(name)
+                # the other asks meanwhile; it must be next
+                eventually(lambda: len(device._turn._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
+
+    threads = [threading.Thread(target=job, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert taken[:30] in (["a", "b"] * 15, ["b", "a"] * 15)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate"), OutOfMemory),
+        (ShapeError("odd"), EngineError),
+        (RuntimeError("something else"), RuntimeError),
+    ],
+)
+def test_errors_leave_as_ours(raised: Exception, expected: type[Exception]) -> None:
+    device = Device("cpu", 1)
+    with pytest.raises(expected), device.step("dalle"):
+        raise raised
+    with device.step("dalle"):
+        pass  # the turn was given back
+
+
+def test_a_real_allocation_that_does_not_fit() -> None:
+    device = Device("cpu", 1)
+    with pytest.raises(OutOfMemory), device.step("dalle"):
+        torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_steps_are_counted() -> None:
+    seen: list[tuple[str, bool]] = []
+    device = Device("cpu", 1, lambda kind, seconds: seen.append((kind, seconds >= 0)))
+    with device.step("rank"):
+        pass
+    assert seen == [("rank", True)]

@@ -1,0 +1,276 @@
+"""The engines that need torch, on tiny models with random weights: what they promise, not what they draw."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from shared.errors import Cancelled, InvalidInput, ModelUnavailable, NonFinite
+from shared.specs import image_refs, parse_spec
+from tests.models.conftest import TINY_VQGAN
+from tests.support.tiny_models import write_tiny_models
+from worker.checkpoints.loading import CONFIG, WEIGHTS, save_model
+from worker.checkpoints.registry import digest
+from worker.engines.base import Engine, Output, StoppedWithOutput, Task
+from worker.engines.registry import EngineOptions, UnknownKind, build_engines
+from worker.models.vqgan import VQGAN
+
+REF = "img_" + "0" * 64
+OTHER = "img_" + "1" * 64
+KINDS = ("dalle", "vqgan_clip", "rank", "classify", "probe")
+
+
+class Recorder:
+    """A monitor that remembers, and stops the run at a given call."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.previews: list[tuple[tuple[int, int], int]] = []
+        self._stop_at = stop_at
+
+    def check(self) -> None:
+        if self._stop_at is not None and len(self.steps) >= self._stop_at:
+            raise Cancelled("cancelled by the caller")
+
+    def progress(self, stage: str, step: int, total: int) -> None:
+        self.steps.append((stage, step, total))
+        self.check()
+
+    def preview(self, image: Image.Image, step: int) -> None:
+        self.previews.append((image.size, step))
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> dict[str, Engine]:
+    folder = write_tiny_models(tmp_path_factory.mktemp("weights"))
+    options = EngineOptions(
+        device="cpu", cpu_threads=1, weights_dir=str(folder), on_step=lambda kind, _seconds: steps.append(kind)
+    )
+    engines = build_engines(KINDS, options)
+    for engine in set(engines.values()):
+        engine.load()
+    return engines
+
+
+Run = Callable[..., Output]
+
+
+@pytest.fixture
+def run(engines: dict[str, Engine]) -> Run:
+    def run(kind: str, monitor: Recorder | None = None, **spec: Any) -> Output:
+        parsed = parse_spec(kind, spec)
+        colours = iter(("red", "blue", "green"))
+        images = {ref: Image.new("RGB", (20, 14), next(colours)) for ref in image_refs(parsed)}
+        return engines[kind].run(Task(parsed, images), monitor or Recorder())
+
+    return run
+
+
+class TestDalle:
+    def test_the_best_of_each_prompt_come_first(self, run: Run) -> None:
+        output = run("dalle", prompts=["a tree", "a red apple"], n=6, keep=2, seed=0)
+        assert [picture.prompt for picture in output.pictures] == ["a tree"] * 2 + ["a red apple"] * 2
+        every = run("dalle", prompts=["a tree", "a red apple"], n=6, seed=0)
+        for first in (0, 6):
+            scores = [picture.score for picture in every.pictures[first : first + 6] if picture.score is not None]
+            assert scores == sorted(scores, reverse=True)
+            assert len(scores) == 6
+        kept = [(picture.prompt, picture.index) for picture in output.pictures]
+        assert kept == [(p.prompt, p.index) for p in (*every.pictures[:2], *every.pictures[6:8])]
+
+    def test_seed_and_index_draw_the_same_picture(self, run: Run) -> None:
+        many = {p.index: p.image.tobytes() for p in run("dalle", prompts=["a tree"], n=5, seed=0).pictures}
+        few = {p.index: p.image.tobytes() for p in run("dalle", prompts=["a tree"], n=2, seed=0).pictures}
+        assert few == {index: many[index] for index in (0, 1)}
+        other = {p.index: p.image.tobytes() for p in run("dalle", prompts=["a tree"], n=2, seed=1).pictures}
+        assert other != few
+
+    def test_a_batch_boundary_changes_nothing(self, run: Run, engines: dict[str, Engine]) -> None:
+        device = engines["dalle"]._device  # type: ignore[attr-defined]
+        whole = run("dalle", prompts=["a tree"], n=5, seed=3)
+        device.rows, rows = 2, device.rows
+        try:
+            split = run("dalle", prompts=["a tree"], n=5, seed=3)
+        finally:
+            device.rows = rows
+        assert [p.image.tobytes() for p in split.pictures] == [p.image.tobytes() for p in whole.pictures]
+
+    def test_progress_counts_every_token(self, run: Run) -> None:
+        recorder = Recorder()
+        run("dalle", recorder, prompts=["a tree"], n=3, seed=0, preview_every=5)
+        assert recorder.steps[-1] == ("sample", 48, 48)
+        assert recorder.previews == [((16, 16), 5), ((16, 16), 10), ((16, 16), 15)]
+
+    def test_a_cancel_stops_at_the_next_token(self, run: Run) -> None:
+        recorder = Recorder(stop_at=4)
+        with pytest.raises(Cancelled):
+            run("dalle", recorder, prompts=["a tree"], n=3, seed=0)
+        assert len(recorder.steps) == 4
+
+    def test_finished_batches_survive_a_cancel(self, run: Run, engines: dict[str, Engine]) -> None:
+        device = engines["dalle"]._device  # type: ignore[attr-defined]
+        device.rows, rows = 2, device.rows
+        try:
+            with pytest.raises(StoppedWithOutput) as stop:
+                run("dalle", Recorder(stop_at=20), prompts=["a tree"], n=4, seed=0)
+        finally:
+            device.rows = rows
+        assert isinstance(stop.value.cause, Cancelled)
+        assert len(stop.value.output.pictures) == 2
+
+    def test_a_prefix_keeps_the_top(self, run: Run) -> None:
+        plain = run("dalle", prompts=["a tree"], n=1, seed=0, preview_every=0)
+        recorder = Recorder()
+        given = run("dalle", recorder, prompts=["a tree"], n=1, seed=0, image_prefix={"image": REF, "rows": 2})
+        assert len(recorder.steps) == 8  # two of four rows were given
+        assert given.pictures[0].image.tobytes() != plain.pictures[0].image.tobytes()
+
+    def test_a_prefix_of_all_rows_is_refused(self, run: Run) -> None:
+        with pytest.raises(InvalidInput, match="4 rows"):
+            run("dalle", prompts=["a tree"], n=1, image_prefix={"image": REF, "rows": 4})
+
+    def test_parameters_are_resolved(self, run: Run) -> None:
+        output = run("dalle", prompts=["a tree"], n=2)
+        assert output.parameters["keep"] == 2
+        assert output.parameters["guidance"] == 3.0
+        assert output.parameters["seed"] == output.pictures[0].seed
+        assert [model.id for model in output.models] == ["emoji-dalle", "emoji-vqgan", "emoji-clip"]
+        assert all(len(model.sha256) == 64 for model in output.models)
+
+    def test_an_unknown_model_has_a_name(self, run: Run) -> None:
+        with pytest.raises(ModelUnavailable, match="huge"):
+            run("dalle", prompts=["a tree"], model="huge")
+        with pytest.raises(ModelUnavailable, match="vqgan"):
+            run("dalle", prompts=["a tree"], model="emoji-vqgan")
+
+
+class TestVqganClip:
+    def test_it_ends_with_one_scored_picture(self, run: Run) -> None:
+        recorder = Recorder()
+        output = run(
+            "vqgan_clip", recorder, prompts="a tree | fog:-0.5", iterations=6, size=[48, 32], seed=0, preview_every=2
+        )
+        (picture,) = output.pictures
+        assert picture.image.size == (48, 32)
+        assert picture.prompt == "a tree | fog:-0.5"
+        assert picture.score is not None
+        assert -1 <= picture.score <= 1
+        assert recorder.steps == [("optimise", step, 6) for step in range(1, 7)]
+        assert recorder.previews == [((48, 32), 2), ((48, 32), 4)]
+        assert output.parameters["iterations_done"] == 6
+
+    def test_the_same_seed_draws_the_same_picture(self, run: Run) -> None:
+        def draw(seed: int) -> bytes:
+            output = run("vqgan_clip", prompts=["a tree"], iterations=3, size=[32, 32], seed=seed)
+            return output.pictures[0].image.tobytes()
+
+        assert draw(0) == draw(0)
+        assert draw(0) != draw(1)
+
+    def test_a_cancel_keeps_the_picture_so_far(self, run: Run) -> None:
+        with pytest.raises(StoppedWithOutput) as stop:
+            run("vqgan_clip", Recorder(stop_at=3), prompts=["a tree"], iterations=100, size=[32, 32], seed=0)
+        assert len(stop.value.output.pictures) == 1
+        assert stop.value.output.parameters["iterations_done"] == 3
+
+    def test_pictures_are_prompts_and_beginnings(self, run: Run) -> None:
+        output = run(
+            "vqgan_clip", prompts=[{"image": REF}, {"text": "a tree", "weight": 0.5}], init_image=OTHER,
+            init_weight=1.0, iterations=2, size=[32, 32], seed=0, perceptors=["emoji-clip", "emoji-clip"], cutouts=2,
+            learning_rate=0.2,
+        )  # fmt: skip
+        assert len(output.pictures) == 1
+        assert output.parameters["cutouts"] == 2
+        assert output.parameters["learning_rate"] == 0.2
+
+    def test_a_video_shows_the_way(self, run: Run) -> None:
+        output = run("vqgan_clip", prompts=["a tree"], iterations=8, size=[32, 32], seed=0, preview_every=2, video=True)
+        body, content_type = output.files["video.webp"]
+        assert content_type == "image/webp"
+        with Image.open(io.BytesIO(body)) as video:
+            assert getattr(video, "n_frames", 1) >= 2
+            assert video.size == (32, 32)
+
+    def test_a_loss_that_is_no_number_is_named(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("worker.models.vqgan_clip.VqganClipState.step", lambda _self: math.nan)
+        with pytest.raises(NonFinite):
+            run("vqgan_clip", prompts=["a tree"], iterations=2, size=[32, 32], seed=0)
+
+
+class TestClip:
+    def test_rank_orders_by_score(self, run: Run) -> None:
+        data = run("rank", images=[REF, OTHER], prompt="a tree").data
+        scores = {item["image"]: item["score"] for item in data["scores"]}
+        assert [item["image"] for item in data["scores"]] == [REF, OTHER]
+        assert data["order"] == sorted(scores, key=lambda ref: -scores[ref])
+
+    def test_classify_gives_probabilities_best_first(self, run: Run) -> None:
+        data = run("classify", images=[REF, OTHER], labels=["a tree", "a heart", "fog"], top_k=3).data
+        for item in data["classifications"]:
+            chances = [label["probability"] for label in item["labels"]]
+            assert chances == sorted(chances, reverse=True)
+            assert sum(chances) == pytest.approx(1, abs=1e-4)
+
+    def test_templates_are_ensembled(self, run: Run) -> None:
+        spec = {"images": [REF], "labels": ["tree", "heart"], "top_k": 2}
+        plain = run("classify", **spec).data["classifications"][0]["labels"]
+        assert run("classify", templates=["{}", "{}"], **spec).data["classifications"][0]["labels"] == plain
+        assert run("classify", templates=["a {}", "{} x"], **spec).data["classifications"][0]["labels"] != plain
+
+    def test_a_picture_named_twice_is_looked_at_once(self, run: Run) -> None:
+        recorder = Recorder()
+        data = run("rank", recorder, images=[REF, OTHER, REF], prompt="a tree").data
+        assert recorder.steps == [("images", 2, 2)]
+        assert data["scores"][0] == data["scores"][2]
+
+    def test_texts_are_remembered(self, run: Run, steps: list[str]) -> None:
+        run("rank", images=[REF], prompt="a prompt not seen before")
+        before = len(steps)
+        run("rank", images=[REF], prompt="a prompt not seen before")
+        assert len(steps) - before == 1  # the picture only
+
+    def test_an_embedding_that_is_no_number_is_named(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "worker.models.clip.Clip.encode_image", lambda _self, images: torch.full((len(images), 8), math.nan)
+        )
+        with pytest.raises(NonFinite):
+            run("rank", images=[REF], prompt="a tree")
+
+
+def test_models_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    write_tiny_models(tmp_path)
+    save_model(VQGAN(TINY_VQGAN), tmp_path / "emoji-vqgan", torch.float32)  # 8x8 codes
+    registry = json.loads((tmp_path / "registry.json").read_text())
+    registry["models"][1]["sha256"] = {name: digest(tmp_path / "emoji-vqgan" / name) for name in (CONFIG, WEIGHTS)}
+    (tmp_path / "registry.json").write_text(json.dumps(registry))
+    engine = build_engines(["dalle"], EngineOptions(device="cpu", weights_dir=str(tmp_path)))["dalle"]
+    with pytest.raises(ModelUnavailable, match="8"):
+        engine.load()
+
+
+def test_kinds_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UnknownKind, match="paint"):
+        build_engines(["probe", "paint"], EngineOptions())
+
+
+def test_a_folder_without_registry_is_a_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="registry"):
+        build_engines(["rank"], EngineOptions(device="cpu", weights_dir=str(tmp_path)))
+
+
+def test_a_device_that_is_not_there_has_a_name() -> None:
+    with pytest.raises(ModelUnavailable, match="cuda:7"):
+        build_engines(["rank"], EngineOptions(device="cuda:7"))
