@@ -139,6 +139,36 @@ class TestDrained:
         assert worker.stop(STOPPED_S) == 0
         assert store.get(tenant, job_id).state is JobState.SUCCEEDED
 
+    def test_an_engine_that_hangs_does_not_keep_its_job(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        hanging = (
+            "import time; from worker import app; from worker.engines.probe import ProbeEngine;"
+            "ProbeEngine.run = lambda *_: time.sleep(1000); app.main()"
+        )
+        own = probes.model_copy(update={"drain_grace_s": 0.2})
+        worker = Worker(own, store, tmp_path, arguments=("-c", hanging))
+        job_id = submit(store, tenant, pool)
+        until(store, tenant, job_id, "running")
+        assert worker.stop(12.0) == 0
+        record = store.get(tenant, job_id)
+        assert (record.state, record.losses) == (JobState.QUEUED, 0)
+        assert worker.info() is None
+
+    def test_celerys_own_command_does_the_same(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        arguments = (
+            "-m", "celery", "-A", "worker.app", "worker", "--pool=threads", "-c", "2", "-Q", f"bell:{pool}",
+            "--without-gossip", "--without-mingle", "--without-heartbeat",
+        )  # fmt: skip
+        worker = Worker(probes, store, tmp_path, arguments=arguments)
+        short, long = submit(store, tenant, pool), submit(store, tenant, pool, steps=8, step_s=0.1)
+        assert until(store, tenant, short).state is JobState.SUCCEEDED
+        until(store, tenant, long, "running")
+        assert worker.stop(STOPPED_S) == 0
+        assert store.get(tenant, long).state is JobState.SUCCEEDED
+
 
 class TestRedisAway:
     """kill -9 of the server, and a start on the same append-only file."""

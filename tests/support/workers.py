@@ -21,13 +21,22 @@ __all__ = ["Worker", "submit", "until"]
 class Worker:
     """`python -m worker` on a pool. Ready when the constructor returns."""
 
-    def __init__(self, settings: Settings, store: JobStore, folder: Path, *, ready_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        folder: Path,
+        *,
+        ready_s: float = 30.0,
+        arguments: tuple[str, ...] = ("-m", "worker"),
+    ) -> None:
         self.name = f"w-{uuid.uuid4().hex[:8]}"
         self._store = store
         values = settings.model_copy(update={"worker_name": self.name}).model_dump()
         env = {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}
         env["OMP_NUM_THREADS"] = "1"
-        self.process = Process(Command(self.name, [sys.executable, "-m", "worker"], env), folder / f"{self.name}.log")
+        command = Command(self.name, [sys.executable, *arguments], env)
+        self.process = Process(command, folder / f"{self.name}.log")
         wait_until(lambda: self.info() is not None, self.process, ready_s)
 
     def info(self) -> WorkerInfo | None:
