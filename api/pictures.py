@@ -37,6 +37,8 @@ def inspected(body: bytes, max_pixels: int) -> Picture:
                     f"the picture has {width}x{height} pixels", field="image", limit=f"{max_pixels} pixels"
                 )
             content_type = CONTENT_TYPES[image.format or ""]
+            image.verify()  # PNG: every chunk's checksum, and the end
+        with Image.open(io.BytesIO(body), formats=list(CONTENT_TYPES)) as image:
             image.load()
     except InvalidInput:
         raise

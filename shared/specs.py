@@ -56,7 +56,7 @@ def _clean_text(value: Any) -> Any:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_clean_text), Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), BeforeValidator(_clean_text)]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="0 is a seed; left out, one is drawn and echoed")]
 ImageRef = Annotated[
@@ -154,8 +154,8 @@ class VqganClipSpec(Frozen):
     kind: Literal["vqgan_clip"] = "vqgan_clip"
     prompts: Annotated[
         list[PromptTerm],
-        BeforeValidator(_prompt_terms, json_schema_input_type=str | list[str | PromptTerm]),
         Field(min_length=1, max_length=32),
+        BeforeValidator(_prompt_terms, json_schema_input_type=str | list[str | PromptTerm]),
     ]
     iterations: int = Field(default=200, ge=1, le=5000)
     size: list[int] = Field(

@@ -98,8 +98,7 @@ const Cards = (() => {
       box.replaceChildren();
       const images = job.result?.images || [];
       images.forEach((image, index) => box.append(this.figure(image, index + 1)));
-      const labelled = job.result?.labels;
-      if (Array.isArray(labelled)) labelled.forEach((item) => box.append(this.labels(item)));
+      for (const item of job.result?.classifications || []) box.append(this.labels(item));
     }
 
     figure(image, rank) {
@@ -115,10 +114,10 @@ const Cards = (() => {
       return figure;
     }
 
-    // One picture's labels, best first: [{label, probability}] or {image, labels: [...]}.
+    // One picture's labels, best first.
     labels(item) {
       const list = make("ul", "labels");
-      for (const { label, probability } of Array.isArray(item) ? item : item.labels || [item]) {
+      for (const { label, probability } of item.labels) {
         const line = make("li");
         const meter = make("meter");
         meter.value = probability ?? 0;

@@ -64,7 +64,9 @@ def show_job(job: Job, saved: list[Path] | None = None) -> None:
         rows = [{"rank": rank, "file": places.get(image["name"]) or image["url"], **image}
                 for rank, image in enumerate(job.images, 1)]  # fmt: skip
         show_rows(rows, ["rank", "score", "seed", "prompt", "file"])
-    others = {name: value for name, value in (job.result or {}).items() if name in ("scores", "labels", "order")}
+    others = {
+        name: value for name, value in (job.result or {}).items() if name in ("scores", "order", "classifications")
+    }
     if others:
         show_json(others)
     for path in saved or []:
