@@ -57,10 +57,12 @@ def _lifecycle(node: WorkerNode) -> type[bootsteps.StartStopStep]:
 
         def start(self, worker: Any) -> None:
             """Runs before Celery consumes."""
-            for number in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.getsignal(signal.SIGTERM))  # all drain, all exit 0
+            drain = signal.getsignal(signal.SIGTERM)
+            _on_stop_signals(_leave)  # nothing is claimed while models load, so nothing needs to be drained
             _wake_when_a_slot_is_free(worker)
             try:
+                node.load()
+                _on_stop_signals(drain)
                 node.start()
             except (DreamqueueError, OSError) as error:
                 log.critical("worker cannot start", error=str(error))
@@ -77,6 +79,16 @@ def _lifecycle(node: WorkerNode) -> type[bootsteps.StartStopStep]:
             node.stop()
 
     return NodeStep
+
+
+def _on_stop_signals(handler: Any) -> None:
+    """Ctrl-C and a closed terminal mean what SIGTERM means; Celery would exit with an error, or restart."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _leave(*_: Any) -> None:
+    raise SystemExit(0)
 
 
 def _wake_when_a_slot_is_free(worker: Any) -> None:

@@ -41,7 +41,7 @@ UNHEARD_S = 5.0  # a run that has not ended so long after it was told to stop ha
 
 
 class WorkerNode:
-    """Built without I/O; start() loads the models first and tells the world last."""
+    """Built without I/O; load(), start(), drain(), stop(), in this order and once each."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -82,9 +82,15 @@ class WorkerNode:
         """What a doorbell starts."""
         return self._runner.pull
 
+    def load(self) -> None:
+        """Bring every model to the device. Raises ModelUnavailable."""
+        models: dict[str, Model] = {}
+        for engine in dict.fromkeys(self._engines.values()):
+            models.update((model.id, model) for model in engine.load())
+        self._models = list(models.values())
+
     def start(self) -> None:
-        """Load, then serve metrics, then announce. Raises ModelUnavailable, OSError; outages of servers do not."""
-        self._load()
+        """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""
         server, _ = start_http_server(self.settings.worker_metrics_port)
         self._metrics_port = server.server_port
         try:
@@ -96,12 +102,6 @@ class WorkerNode:
             thread.start()
         log.info("worker ready", worker=self.settings.worker_name, pool=self.settings.pool, kinds=self._kinds,
                  models=[model.id for model in self._models], metrics_port=self._metrics_port)  # fmt: skip
-
-    def _load(self) -> None:
-        models: dict[str, Model] = {}
-        for engine in dict.fromkeys(self._engines.values()):
-            models.update((model.id, model) for model in engine.load())
-        self._models = list(models.values())
 
     def describe(self) -> WorkerInfo:
         """How this worker shows in GET /v1/workers."""

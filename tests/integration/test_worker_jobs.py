@@ -123,6 +123,18 @@ def test_a_running_job_is_cancelled_within_a_step(store: JobStore, tenant: str, 
     assert record.finished_at_ms - before < 300  # told at once, not at the next beat (500 ms here)
 
 
+def test_a_queued_job_is_cancelled_at_once(store: JobStore, tenant: str, pool: str) -> None:
+    busy = [submit(store, tenant, pool, steps=20, step_s=0.05) for _ in range(2)]
+    for job_id in busy:
+        until(store, tenant, job_id, "running")
+    waiting = submit(store, tenant, pool)
+    assert store.cancel(tenant, waiting) is JobState.CANCELLED
+    for job_id in busy:
+        assert until(store, tenant, job_id).state is JobState.SUCCEEDED
+    record = store.get(tenant, waiting)
+    assert (record.state, record.attempt) == (JobState.CANCELLED, 0)
+
+
 def test_a_deadline_ends_a_running_job(store: JobStore, tenant: str, pool: str) -> None:
     record = until(store, tenant, submit(store, tenant, pool, steps=1000, step_s=0.05, deadline_s=0.5))
     assert record.state is JobState.FAILED
