@@ -136,7 +136,7 @@ class DalleSpec(Frozen):
     guidance: float | None = Field(default=None, ge=1, le=32, description="classifier-free guidance; model default")
     seed: Seed | None = None
     image_prefix: ImagePrefix | None = None
-    preview_every: int = Field(default=64, ge=0, le=4096, description="tokens between previews; 0 for none")
+    preview_every: int = Field(default=16, ge=0, le=4096, description="tokens between previews; 0 for none")
     model: ModelId = "emoji-dalle"
 
     @model_validator(mode="after")
