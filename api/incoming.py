@@ -7,11 +7,11 @@ import re
 from typing import Any, NoReturn
 
 from flask import request
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 from shared.errors import InvalidInput, NotFound
 
-__all__ = ["JOB_ID", "idempotency_key", "json_body", "known_id", "last_event_id", "preferred_wait_s"]
+__all__ = ["JOB_ID", "body_bytes", "idempotency_key", "json_body", "known_id", "last_event_id", "preferred_wait_s"]
 
 JOB_ID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 KEY = re.compile(r"^[\x21-\x7e]{1,255}$")
@@ -25,11 +25,19 @@ def json_body() -> Any:
     if not request.is_json:
         raise UnsupportedMediaType("send Content-Type: application/json")
     try:
-        return json.loads(request.get_data(cache=False), parse_constant=_refuse_constant)
+        return json.loads(body_bytes(), parse_constant=_refuse_constant)
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     except ValueError as error:  # also UnicodeDecodeError, and numbers of thousands of digits
         raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from None
+
+
+def body_bytes() -> bytes:
+    """The raw body. Raises RequestEntityTooLarge; a chunked one Werkzeug would cut off at the limit without a word."""
+    body = request.get_data(cache=False)
+    if request.content_length is None and len(body) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge()
+    return body
 
 
 def _refuse_constant(name: str) -> NoReturn:

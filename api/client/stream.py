@@ -68,8 +68,9 @@ def _parsed(lines: Iterator[str]) -> Iterator[Event]:
 def _poll(transport: Transport, job_id: str) -> Iterator[Event]:
     tag = ""
     while True:
+        wait_s = POLL_WAIT_S if tag else 0.0  # the first answer at once, the next ones at the next change
         answer = transport.answer(
-            "GET", f"/v1/jobs/{job_id}", params={"wait": POLL_WAIT_S}, wait_s=POLL_WAIT_S,
+            "GET", f"/v1/jobs/{job_id}", params={"wait": wait_s}, wait_s=wait_s,
             headers={"If-None-Match": tag} if tag else {},
         )  # fmt: skip
         if answer.status_code == 304:

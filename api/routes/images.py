@@ -9,6 +9,7 @@ import re
 from flask import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from api.incoming import body_bytes
 from api.offload import offloaded
 from api.pictures import inspected
 from api.routes.artifacts import BYTES, REDIRECT, inline_response, redirect_response
@@ -89,7 +90,7 @@ def _body(max_bytes: int) -> bytes:
         sent = request.files.get("image") or request.files.get("file")
         body = sent.read() if sent else b""
     else:
-        body = request.get_data(cache=False)
+        body = body_bytes()
     if not body:
         raise InvalidInput("no picture was sent", field="image")
     if len(body) > max_bytes:

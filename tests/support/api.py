@@ -77,11 +77,14 @@ class StandIn:
     objects: ObjectStore
     pool: str
 
-    def claim(self) -> Claim:
-        """The pool's next job."""
-        claim = self.store.claim(self.pool, "stand-in")
-        assert claim is not None, "nothing was ready"
-        return claim
+    def claim(self, job_id: str | None = None) -> Claim:
+        """The pool's next job; with an id, that one, and whatever lay before it is finished on the way."""
+        while True:
+            claim = self.store.claim(self.pool, "stand-in")
+            assert claim is not None, "nothing was ready"
+            if job_id in (None, claim.id):
+                return claim
+            self.finish(claim)
 
     def preview(self, claim: Claim, step: int, body: bytes) -> str:
         """A preview as a worker stores and reports it; its name."""
@@ -117,8 +120,8 @@ class StandIn:
 class ApiServer:
     """gunicorn with our configuration, on a free port. Ready when the constructor returns."""
 
-    def __init__(self, settings: Settings, folder: Path, *, processes: int = 2) -> None:
-        self.port = free_port()
+    def __init__(self, settings: Settings, folder: Path, *, processes: int = 2, port: int = 0) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         values = {**settings.model_dump(), "bind": f"127.0.0.1:{self.port}", "api_processes": processes}
         env = {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}

@@ -25,6 +25,7 @@ from api.client.job import Event, Job
 
 __all__ = ["show_job", "show_json", "show_rows", "watched"]
 
+PIPED_WIDTH = 400  # into a pipe or file, no line is folded
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "expired": "yellow", "running": "cyan"}
 
 
@@ -37,10 +38,11 @@ def show_rows(rows: Iterable[dict[str, Any]], columns: list[str]) -> None:
     """One line per row."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "kid"))
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else PIPED_WIDTH, crop=False)
 
 
 def _cell(value: Any) -> str:
