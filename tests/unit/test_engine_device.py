@@ -46,7 +46,7 @@ def test_two_jobs_advance_side_by_side() -> None:
             with device.step(name):
                 taken.append(name)
                 # the other asks meanwhile; it must be next
-                eventually(lambda: len(device._turn._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
+                eventually(lambda: len(device._lock._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
 
     threads = [threading.Thread(target=job, args=(name,)) for name in ("a", "b")]
     for thread in threads:
@@ -77,6 +77,18 @@ def test_a_real_allocation_that_does_not_fit() -> None:
     device = Device("cpu", 1)
     with pytest.raises(OutOfMemory), device.step("dalle"):
         torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_short_steps_share_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("worker.engines.device.time.monotonic", lambda: now[0])
+    seen: list[float] = []
+    device = Device("cpu", 1, lambda _kind, seconds: seen.append(round(seconds, 3)))
+    with device.turn("dalle") as turn:
+        while turn.has_time:
+            now[0] += 0.02
+            turn.stepped()
+    assert seen == [0.02] * 3
 
 
 def test_steps_are_counted() -> None:

@@ -130,13 +130,22 @@ class DalleEngine:
         """Sample, decode and score one batch. Progress counts tokens of all pictures of the job."""
         started_at = time.monotonic()
         sampler = self._sampler(run, rows)
+        every = run.spec.preview_every
+
+        def is_previewed(position: int) -> bool:
+            return every > 0 and position % every == 0
+
         blank = self._blank(run) if run.spec.preview_every else None
-        ended = False
-        while not ended:
-            with self._device.step("dalle"):
-                ended = sampler.step()
-            monitor.progress("sample", done * sampler.length + sampler.position * len(rows), total * sampler.length)
-            if blank is not None and not ended and sampler.position % run.spec.preview_every == 0:
+        while not sampler.done:
+            with self._device.turn("dalle") as turn:
+                while turn.has_time and not sampler.done:
+                    sampler.step()
+                    turn.stepped()
+                    tokens = done * sampler.length + sampler.position * len(rows)
+                    monitor.progress("sample", tokens, total * sampler.length)
+                    if is_previewed(sampler.position):
+                        break
+            if blank is not None and not sampler.done and is_previewed(sampler.position):
                 self._preview(run, sampler, blank, done, monitor)
         sampled_at = time.monotonic()
         pictures = self._decode(run, sampler.tokens, monitor)

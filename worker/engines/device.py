@@ -1,7 +1,8 @@
 """The one class that touches the device: which it is, who may use it now, and what its errors mean.
 
-Jobs run in threads of their own and meet here: a step is taken by one of them at a time, in the order of asking, so
-two jobs of any kind advance side by side instead of one after the other.
+Jobs run in threads of their own and meet here: one of them has its turn at a time, in the order of asking, so jobs of
+any kind advance side by side instead of one after the other. Short steps share a turn, so that a job of short steps
+gets as much of the device's time as one of long steps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from shared.errors import EngineError, ModelUnavailable, OutOfMemory
 from worker.models.errors import ModelError
 
-__all__ = ["Device", "FairLock"]
+__all__ = ["Device", "FairLock", "Turn"]
+
+TURN_S = 0.05  # how long short steps may follow each other in one turn; other jobs wait as long
 
 
 class FairLock:
@@ -47,6 +50,27 @@ class FairLock:
                 self._is_held = False
 
 
+class Turn:
+    """Time on the device that one job has; counts the steps taken in it."""
+
+    def __init__(self, kind: str, on_step: Callable[[str, float], None]) -> None:
+        self._kind = kind
+        self._on_step = on_step
+        self._stepped_at = time.monotonic()
+        self._ends_at = self._stepped_at + TURN_S
+
+    @property
+    def has_time(self) -> bool:
+        """Whether another step may follow in this turn."""
+        return self._stepped_at < self._ends_at
+
+    def stepped(self) -> None:
+        """A step was taken."""
+        now = time.monotonic()
+        self._on_step(self._kind, now - self._stepped_at)
+        self._stepped_at = now
+
+
 class Device:
     """`rows`: how many pictures a batch may hold here, a bound on memory until it is predicted (issue 4)."""
 
@@ -61,7 +85,7 @@ class Device:
         self.torch_device = _pick(name)
         self.autocast = torch.bfloat16 if self._is_fast_in_bfloat16() else None
         self.rows = 64 if self.torch_device.type == "cpu" else 256
-        self._turn = FairLock()
+        self._lock = FairLock()
         self._on_step = on_step
 
     @property
@@ -75,12 +99,12 @@ class Device:
         return self.torch_device.type == "cuda" and torch.cuda.is_bf16_supported()
 
     @contextmanager
-    def step(self, kind: str) -> Iterator[None]:
-        """One step of a job of `kind`, alone on the device. Raises EngineError, OutOfMemory in place of torch's own."""
-        self._turn.acquire()
-        started_at = time.monotonic()
+    def turn(self, kind: str) -> Iterator[Turn]:
+        """Alone on the device, for one or more steps of a job of `kind`. Raises EngineError, OutOfMemory in place of
+        what the models and torch raise."""
+        self._lock.acquire()
         try:
-            yield
+            yield Turn(kind, self._on_step)
         except ModelError as error:
             raise EngineError(str(error)) from error
         except RuntimeError as error:
@@ -90,8 +114,14 @@ class Device:
                 torch.cuda.empty_cache()
             raise OutOfMemory(f"{self.torch_device} has not enough memory for this job") from error
         finally:
-            self._turn.release()
-            self._on_step(kind, time.monotonic() - started_at)
+            self._lock.release()
+
+    @contextmanager
+    def step(self, kind: str) -> Iterator[None]:
+        """A turn of one step."""
+        with self.turn(kind) as turn:
+            yield
+            turn.stepped()
 
 
 def _pick(name: str) -> torch.device:
