@@ -108,7 +108,7 @@ const Cards = (() => {
       figure.append(picture);
       const caption = make("figcaption");
       caption.append(make("b", "", `#${rank}`), ` score ${number(image.score)}`, make("br"), `seed ${image.seed ?? "–"}`);
-      if (typeof image.index === "number") caption.append(` · ${image.index}`);
+      if (typeof image.index === "number") caption.append(`, no. ${image.index}`);
       figure.append(caption);
       Api.picture(image.url).then((url) => (picture.src = url)).catch(() => picture.replaceWith(make("div", "blank")));
       return figure;
