@@ -60,8 +60,9 @@ def _parsed(lines: Iterator[str]) -> Iterator[Event]:
         if line and not line.startswith(":"):
             name, _, value = line.partition(":")
             fields[name] = value.removeprefix(" ")
-        elif not line and "data" in fields:
-            yield Event(fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"]))
+        elif not line:
+            if "data" in fields:
+                yield Event(fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"]))
             fields = {}
 
 

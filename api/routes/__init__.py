@@ -1,0 +1,1 @@
+"""One file per resource; each declares its routes and holds their views."""
