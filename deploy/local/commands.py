@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from deploy.local.demo import run_demo
+from deploy.local.demo import DemoFailed, run_demo
 from deploy.local.processes import ProcessFailed
 from deploy.local.stack import Stack, StackError, StackOptions
 
@@ -84,6 +84,6 @@ def demo(data: Path, port: int, out: Path) -> None:
             stack.start()
             run_demo(stack.url, stack.api_key, out)
             finished = True
-    except (StackError, ProcessFailed) as error:
+    except (StackError, ProcessFailed, DemoFailed) as error:
         _fail(error)
     sys.exit(0 if finished else 130)
