@@ -13,7 +13,7 @@
 | dq:delayed               | zset    | {tenant}:{id} waiting for a retry; score = due_at | empty |
 | dq:deadlines             | zset    | {tenant}:{id} not final and with a deadline; score = deadline | empty |
 | dq:expiry                | zset    | {tenant}:{id} of ended jobs; score = expires_at | empty |
-| dq:jobs:{tenant}         | zset    | every id of the tenant; score = created_at (lists, and 410) | expire script, gone_ttl_s later |
+| dq:jobs:{tenant}         | zset    | every id; score = created_at (lists, 410) | expire script, gone_ttl_s later |
 | dq:queued:{tenant}       | string  | count of jobs ready or delayed, for the quota | never |
 | dq:events:{tenant}:{id}  | stream  | the job's events, capped | event_ttl_s after the end |
 | dq:idem:{tenant}:{key}   | string  | fingerprint and job id of an Idempotency-Key | idempotency_ttl_s |

@@ -62,12 +62,16 @@ def run_demo(url: str, api_key: str, out: Path) -> None:
     columns = [f"dalle, {rank} of {CANDIDATES}" for rank in _ranks(KEPT)] + ["vqgan_clip"]
     draw_contact_sheet(rows, columns, sheet)
     right = sum(label[0] == prompt for (prompt, _), label in labels.items())
-    console.print(f"\nclassified as prompted, {len(PROMPTS) + len(DECOYS)} names to choose from: {right} of {len(labels)}")
-    console.print(f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {time.monotonic() - started:.0f} s")
+    console.print(
+        f"\nclassified as prompted, {len(PROMPTS) + len(DECOYS)} names to choose from: {right} of {len(labels)}"
+    )
+    console.print(
+        f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {time.monotonic() - started:.0f} s"
+    )
 
 
 def _ranks(count: int) -> list[str]:
-    return [f"{number}{'st nd rd'.split()[number - 1] if number < 4 else 'th'}" for number in range(1, count + 1)]
+    return [f"{number}{['st', 'nd', 'rd'][number - 1] if number < 4 else 'th'}" for number in range(1, count + 1)]
 
 
 def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[list[_Watched], list[_Watched]]:
@@ -84,7 +88,8 @@ def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[li
             for prompt in PROMPTS
         ]
         optimised = [
-            _submitted(client, bars, "vqgan_clip", prompt, {"prompts": prompt, "seed": 1, "iterations": ITERATIONS}) for prompt in PROMPTS
+            _submitted(client, bars, "vqgan_clip", prompt, {"prompts": prompt, "seed": 1, "iterations": ITERATIONS})
+            for prompt in PROMPTS
         ]
         watched = [*drawn, *optimised]
         threads = [threading.Thread(target=_watch, args=(client, bars, one), daemon=True) for one in watched]
@@ -100,9 +105,7 @@ def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[li
     return drawn, optimised
 
 
-def _submitted(
-    client: DreamqueueClient, bars: Progress, kind: str, prompt: str, input_: dict[str, Any]
-) -> _Watched:
+def _submitted(client: DreamqueueClient, bars: Progress, kind: str, prompt: str, input_: dict[str, Any]) -> _Watched:
     title = f"{kind}: {prompt}"
     return _Watched(title, client.submit(kind, input_), bars.add_task(title, total=1.0, stage="queued"))
 

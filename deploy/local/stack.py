@@ -253,4 +253,3 @@ def _kept_secret(path: Path, make: Callable[[], str]) -> str:
         with os.fdopen(descriptor, "w") as file:
             file.write(make())
     return path.read_text()
-

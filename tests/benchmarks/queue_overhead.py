@@ -73,7 +73,9 @@ def _queue(report: Report, store: JobStore, stack: Stack) -> None:
     with _held_still(stack.worker_processes()):
         for _ in range(FAST_JOBS):
             store.submit(_job())
-    report.add("queue_jobs_per_s", FAST_JOBS / _seconds_until(lambda: done() - before >= FAST_JOBS), "jobs/s", at_least=200)
+    report.add(
+        "queue_jobs_per_s", FAST_JOBS / _seconds_until(lambda: done() - before >= FAST_JOBS), "jobs/s", at_least=200
+    )
 
 
 def _plain_celery(report: Report, client: redis.Redis, stack: Stack, folder: Path) -> None:
@@ -112,13 +114,17 @@ def _http(report: Report, stack: Stack) -> None:
     port = stack.options.port
     body = json.dumps({"kind": "probe", "input": {}}).encode()
     with _held_still(stack.worker_processes()):
-        load = run_load(port, request_bytes("POST", "/v1/jobs", stack.api_key, body), 202, connections=6, seconds=HTTP_S)
+        load = run_load(
+            port, request_bytes("POST", "/v1/jobs", stack.api_key, body), 202, connections=6, seconds=HTTP_S
+        )
         assert load.errors == 0, f"{load.errors} submits were refused"
         report.add("http_submit_per_s", load.per_s, "requests/s", at_least=250)
         report.add("http_submit_p99_ms", load.quantile_ms(0.99), "ms", at_most=40)
         store = JobStore(connect(stack.settings), stack.settings)
         job = store.list_jobs("local", limit=1).jobs[0]
-        load = run_load(port, request_bytes("GET", f"/v1/jobs/{job.id}", stack.api_key), 200, connections=6, seconds=HTTP_S)
+        load = run_load(
+            port, request_bytes("GET", f"/v1/jobs/{job.id}", stack.api_key), 200, connections=6, seconds=HTTP_S
+        )
         assert load.errors == 0, f"{load.errors} polls failed"
         report.add("http_poll_per_s", load.per_s, "requests/s", at_least=1000)
         report.add("http_poll_p99_ms", load.quantile_ms(0.99), "ms")

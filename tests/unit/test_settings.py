@@ -27,7 +27,7 @@ def test_values_are_read_and_typed() -> None:
 
 
 def test_a_wrong_value_stops_with_its_name() -> None:
-    with pytest.raises(SystemExit, match="DREAMQUEUE_SLOTS.*many"):
+    with pytest.raises(SystemExit, match=r"DREAMQUEUE_SLOTS.*many"):
         Settings.from_env({"DREAMQUEUE_SLOTS": "many"})
 
 
