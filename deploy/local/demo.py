@@ -43,6 +43,7 @@ class _Watched:
     bar: TaskID
     previews: int = 0
     ended: Job | None = None
+    failure: Exception | None = None  # what ended the watching, other than the job's end
     folder: Path = field(default_factory=Path)
 
 
@@ -99,7 +100,8 @@ def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[li
             thread.join(TIMEOUT_S)
     for one in watched:
         if one.ended is None or one.ended.state != "succeeded":
-            raise DemoFailed(f"{one.title}: {one.ended.data['error'] if one.ended else 'did not end in time'}")
+            why = one.ended.data["error"] if one.ended else one.failure or "did not end in time"
+            raise DemoFailed(f"{one.title}: {why}")
         one.folder = out / "demo" / one.title.replace(" ", "-").replace(":", "")
         client.download_all(one.ended, one.folder)
     return drawn, optimised
@@ -111,6 +113,13 @@ def _submitted(client: DreamqueueClient, bars: Progress, kind: str, prompt: str,
 
 
 def _watch(client: DreamqueueClient, bars: Progress, one: _Watched) -> None:
+    try:
+        _follow(client, bars, one)
+    except Exception as error:  # a thread's end must be told by the one who joins it
+        one.failure = error
+
+
+def _follow(client: DreamqueueClient, bars: Progress, one: _Watched) -> None:
     for event in client.watch(one.job.id):
         if event.type == "progress":
             stage = f"{event.data['stage']} {event.data['step']}/{event.data['total']}"

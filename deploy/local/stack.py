@@ -177,7 +177,8 @@ class Stack:
                 pools = json.load(reply)["pools"]
         except (urllib.error.URLError, OSError):
             return False
-        return sum(pool["ready_workers"] for pool in pools) >= self.options.workers
+        ready: int = sum(pool["ready_workers"] for pool in pools)
+        return ready >= self.options.workers
 
     def _spawn(self, command: Command) -> Process:
         process = Process(

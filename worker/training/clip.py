@@ -89,7 +89,7 @@ class ClipTrainer:
         torch.manual_seed(recipe.seed)  # initial weights; a stage is a process of its own
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         config = config_of(recipe, tokenizer.size)
-        self.clip = Clip(config, tokenizer).to(device, memory_format=torch.channels_last)
+        self.clip = Clip(config, tokenizer).to(device).to(memory_format=torch.channels_last)
         self.average = Average(self.clip, Clip(config, tokenizer).to(device), recipe.average)
         self.optimizer = adam(decayed_groups(self.clip, recipe.weight_decay), recipe.rate, (0.9, 0.98), device)
         self.images = pictures.images.to(device)

@@ -68,10 +68,10 @@ class VQGANTrainer:
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)  # initial weights; a stage is a process of its own
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.vqgan = VQGAN(recipe.config).to(device, memory_format=torch.channels_last)
+        self.vqgan = VQGAN(recipe.config).to(device).to(memory_format=torch.channels_last)
         self.average = Average(self.vqgan, VQGAN(recipe.config).to(device), recipe.average)
         self.codebook = CodebookStatistics(self.vqgan.quantize)
-        self.critic = Discriminator().to(device, memory_format=torch.channels_last)
+        self.critic = Discriminator().to(device).to(memory_format=torch.channels_last)
         self.perceptual = Perceptual(clip.to(device)) if clip is not None else None
         self.optimizer = adam(decayed_groups(self.vqgan, recipe.weight_decay), recipe.rate, (0.9, 0.99), device)
         self.critic_optimizer = adam(decayed_groups(self.critic, 0.0), recipe.rate, (0.5, 0.9), device)
