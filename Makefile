@@ -8,7 +8,7 @@ ONLY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo up test check bench faults clean
+.PHONY: demo up test check bench clean
 
 demo: $(VENV)/.local
 	@$(BIN)/dreamqueue demo --port $(PORT) --data $(DATA) --out $(OUT)
@@ -18,14 +18,12 @@ up: $(VENV)/.local
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/unit tests/architecture -q
 
 bench: $(VENV)/.dev
