@@ -198,7 +198,7 @@ def train_clip(
     device: torch.device,
     resume: bool,
 ) -> Clip:
-    """The whole stage; the averaged model is saved in `out` about every minute and at the end."""
+    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
     trainer = ClipTrainer(recipe, Pictures.training(data), tokenizer, device)
     held_out = Pictures.held_out(data)  # measured, never trained on
     run = Run(out, budget)

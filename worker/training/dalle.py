@@ -48,6 +48,7 @@ class DalleRecipe:
     captions: int = 24  # per picture
     recoloured: float = 0.12  # share of a batch from the recoloured pictures
     designs: tuple[str, ...] = ()  # train on these only; empty: all. Few designs are learnt sooner
+    groups: tuple[int, ...] = ()  # and on these of emojibase's groups only (3 nature, 4 food, ...); empty: all
     seed: int = 5
 
 
@@ -130,11 +131,13 @@ def recoloured_bank(
     return CodeBank(torch.stack(codes, 1), table.to(images.device))
 
 
-def only(pictures: Pictures, designs: Sequence[str]) -> Pictures:
-    """The pictures of some designs, all of them if none is named."""
-    if not designs:
-        return pictures
-    kept = [index for index, row in enumerate(pictures.rows) if row.design in designs]
+def only(pictures: Pictures, designs: Sequence[str], groups: Sequence[int]) -> Pictures:
+    """The pictures of some designs and groups, all of them where none is named."""
+    kept = [
+        index
+        for index, row in enumerate(pictures.rows)
+        if (not designs or row.design in designs) and (not groups or row.group in groups)
+    ]
     return Pictures(pictures.images[kept], [pictures.rows[index] for index in kept])
 
 
@@ -151,7 +154,7 @@ class DalleTrainer:
         self.average = Average(self.dalle, Dalle(recipe.config).to(device), recipe.average)
         self.optimizer = adam(decayed_groups(self.dalle, recipe.weight_decay), recipe.rate, (0.9, 0.95), device)
         self.network: Any = self.dalle  # may be a compiled form of it
-        pictures = only(pictures, recipe.designs)
+        pictures = only(pictures, recipe.designs, recipe.groups)
         images = pictures.images.to(device).float() / 255.0
         colours = [colour_word(image) for image in pictures.images]
         self.bank = bank_of(images, pictures.rows, colours, vqgan, tokenizer, recipe, self.generator)
@@ -218,7 +221,7 @@ def train_dalle(
     data: Path, out: Path, vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe, budget: Budget,
     device: torch.device, resume: bool, compiled: bool = False,
 ) -> Dalle:  # fmt: skip
-    """The whole stage; the averaged model is saved in `out` about every minute and at the end."""
+    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
     vqgan = vqgan.to(device)
     trainer = DalleTrainer(recipe, Pictures.training(data), vqgan, tokenizer, device)
     if compiled:

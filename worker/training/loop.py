@@ -34,7 +34,7 @@ class Budget:
 class Run:
     """One stage's run in its output folder."""
 
-    def __init__(self, out: Path, budget: Budget, save_every_s: float = 60.0) -> None:
+    def __init__(self, out: Path, budget: Budget, save_every_s: float = 300.0) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.budget = out, budget
         self.step = 0
@@ -77,7 +77,7 @@ class Run:
         print(self.out.name, json.dumps(row), flush=True)
 
     def due(self) -> bool:
-        """True about every `save_every_s` seconds: time to save."""
+        """True about every `save_every_s` seconds: time to save and measure."""
         if time.monotonic() - self._saved < self.save_every_s:
             return False
         self._saved = time.monotonic()

@@ -169,7 +169,7 @@ class VQGANTrainer:
 def train_vqgan(
     data: Path, out: Path, clip: Clip | None, recipe: VQGANRecipe, budget: Budget, device: torch.device, resume: bool
 ) -> VQGAN:
-    """The whole stage; the averaged model is saved in `out` about every minute and at the end."""
+    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
     trainer = VQGANTrainer(recipe, Pictures.training(data), clip, device)
     held_out = Pictures.held_out(data)  # measured, never trained on
     run = Run(out, budget)
