@@ -21,7 +21,6 @@ SHEET_PROMPTS = (
     "a red apple", "a slice of pizza", "a cat face", "a rocket", "a yellow sun", "a blue heart", "a tree", "a pumpkin",
     "a banana", "a house", "a car", "a fish", "a snowman", "a crown", "a guitar", "a rose", "an elephant",
     "a strawberry",
-   
     "a blue car", "a green bird", "a purple flower", "a red house", "a key", "a soccer ball",
 )  # fmt: skip
 
