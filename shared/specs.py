@@ -163,7 +163,7 @@ class VqganClipSpec(Frozen):
     )
     cutouts: int | None = Field(default=None, ge=1, le=256, description="views per step; model default if left out")
     learning_rate: float | None = Field(default=None, gt=0, le=5)
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam"] = "adam"
     init_image: ImageRef | None = None
     init_noise: Literal["codes", "smooth"] = "smooth"
     init_weight: float = Field(default=0.0, ge=0, le=10, description="pull back to the initial latent")

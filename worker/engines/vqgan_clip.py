@@ -154,8 +154,10 @@ class VqganClipEngine:
 
 
 def _recipe(spec: VqganClipSpec) -> Recipe:
-    """The models' own recipe, with what the spec names in its place. `adamw` decays nothing here: it is `adam`."""
+    """The models' own recipe, with what the spec names in its place. A given picture keeps its own background."""
     recipe = Recipe(near_start=spec.init_weight)
+    if spec.init_image:
+        recipe = replace(recipe, background=0.0)
     if spec.cutouts is not None:
         cuts = replace(recipe.cuts, cuts=spec.cutouts, full=min(recipe.cuts.full, spec.cutouts))
         recipe = replace(recipe, cuts=cuts)

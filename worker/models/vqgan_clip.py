@@ -61,10 +61,10 @@ class Recipe:
     final_rate: float = 0.1  # share of the learning rate left at the end (cosine)
     levels: tuple[int, ...] = (1, 2, 4)  # the latent is a sum of grids this many times coarser
     quantize: bool = True  # decode the nearest codes (straight-through), not the latent itself
-    smooth_pixels: float = 0.5  # weight of the picture's total variation at the start, falling to its share below
-    smooth_floor: float = 0.1  # share of `smooth_pixels` that stays
+    smooth_pixels: float = 0.8  # weight of the picture's total variation at the start, falling to its share below
+    smooth_floor: float = 0.2  # share of `smooth_pixels` that stays
     near_start: float = 0.0  # weight of the squared distance from the first latent, falling to 0
-    background: float = 0.0  # weight of the border's squared distance from white
+    background: float = 3.0  # weight of the border's squared distance from white, which the embedded models know
     average: float = 0.9  # decay of the latent's running average, which `image` shows; 0 shows the latent itself
     betas: tuple[float, float] = (0.9, 0.99)  # Adam's
 
