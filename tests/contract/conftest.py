@@ -20,7 +20,11 @@ hypothesis.settings.register_profile(
     "suite", max_examples=30, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 hypothesis.settings.register_profile(
-    "long", max_examples=2_000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    "long",
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "2000")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 

@@ -213,6 +213,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             else:
                 job.move(JobState.QUEUED)
                 self.pools[job.pool].add(job)
+            self.late_ones_expire()
 
         @rule(job_id=jobs_made)
         def pass_deadline(self, job_id: str) -> None:
@@ -227,6 +228,10 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         @rule()
         def reap(self) -> None:
             store.reap()
+            self.late_ones_expire()
+
+        def late_ones_expire(self) -> None:
+            """What every sweep of the reaper does besides returning leases."""
             for job in self.jobs.values():
                 if job.late and job.state == JobState.QUEUED:
                     self.pools[job.pool].remove(job)
