@@ -17,7 +17,7 @@ from shared.store import JobStore
 from tests.support.api import Caller, StandIn, new_key
 
 hypothesis.settings.register_profile(
-    "suite", max_examples=30, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    "suite", max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 hypothesis.settings.register_profile(
     "long",

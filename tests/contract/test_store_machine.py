@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared import keys
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
@@ -42,6 +51,15 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             self.jobs: dict[str, ModelJob] = {}
             self.idempotent: dict[tuple[str, str], tuple[str, str]] = {}
             self.fenced = 0
+            self.claims_made: list[Claim] = []
+
+        @initialize(target=jobs_made)
+        def begin_with_running_jobs(self) -> Any:
+            """Most transitions start from a running job, which few random beginnings reach."""
+            ids = [self.submit(tenant, "p", "normal", 3600.0) for tenant in TENANTS]
+            self.claim("p", "w1")
+            self.claim("p", "w2")
+            return multiple(*ids)
 
         # --- the caller ---
 
@@ -115,7 +133,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         # --- the worker ---
 
         @rule(target=claims, pool=st.sampled_from(POOLS), worker=st.sampled_from(["w1", "w2"]))
-        def claim(self, pool: str, worker: str) -> Claim | None:
+        def claim(self, pool: str, worker: str) -> Any:
             expected, late = self.pools[pool].take()
             for job in late:
                 job.move(JobState.EXPIRED)
@@ -126,26 +144,25 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                 expected.attempt += 1
                 expected.outcomes.append(None)
                 assert claim.attempt == expected.attempt
-            return claim
+                self.claims_made.append(claim)
+            return claim or multiple()
 
         def owned(self, claim: Claim) -> ModelJob | None:
             job = self.jobs[claim.id]
             return job if job.state == JobState.RUNNING and job.attempt == claim.attempt else None
 
         @rule(claim=claims)
-        def beat(self, claim: Claim | None) -> None:
-            if claim:
-                job = self.owned(claim)
-                expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
-                assert store.beat([claim]) == [expected]
+        def beat(self, claim: Claim) -> None:
+            job = self.owned(claim)
+            expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
+            assert store.beat([claim]) == [expected]
 
         @rule(claim=claims)
-        def progress(self, claim: Claim | None) -> None:
-            if claim:
-                job = self.owned(claim)
-                expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
-                assert store.progress(claim, {"fraction": 0.5}) == expected
-                self.fenced += job is None
+        def progress(self, claim: Claim) -> None:
+            job = self.owned(claim)
+            expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
+            assert store.progress(claim, {"fraction": 0.5}) == expected
+            self.fenced += job is None
 
         def refused(self, claim: Claim, write: Any) -> bool:
             if self.owned(claim):
@@ -156,8 +173,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             return True
 
         @rule(claim=claims, value=st.integers(0, 9))
-        def commit(self, claim: Claim | None, value: int) -> None:
-            if claim is None or self.refused(claim, lambda: store.commit(claim, {"v": value}, {})):
+        def commit(self, claim: Claim, value: int) -> None:
+            if self.refused(claim, lambda: store.commit(claim, {"v": value}, {})):
                 return
             job = self.jobs[claim.id]
             state = JobState.CANCELLED if job.cancel else JobState.SUCCEEDED
@@ -167,9 +184,9 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job.move(state)
 
         @rule(claim=claims, retryable=st.booleans())
-        def fail(self, claim: Claim | None, retryable: bool) -> None:
+        def fail(self, claim: Claim, retryable: bool) -> None:
             error = {**ERROR, "retryable": retryable}
-            if claim is None or self.refused(claim, lambda: store.fail(claim, error)):
+            if self.refused(claim, lambda: store.fail(claim, error)):
                 return
             job = self.jobs[claim.id]
             if job.cancel:
@@ -184,8 +201,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job.delayed = state == JobState.QUEUED
 
         @rule(claim=claims)
-        def release(self, claim: Claim | None) -> None:
-            if claim is None or self.refused(claim, lambda: store.release(claim)):
+        def release(self, claim: Claim) -> None:
+            if self.refused(claim, lambda: store.release(claim)):
                 return
             job = self.jobs[claim.id]
             state = JobState.CANCELLED if job.cancel else JobState.QUEUED
@@ -194,6 +211,29 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job.move(state)
             if state == JobState.QUEUED:
                 self.pools[job.pool].add(job)
+
+        def live_claims(self) -> list[Claim]:
+            return [claim for claim in self.claims_made if self.owned(claim)]
+
+        @precondition(lambda self: self.live_claims())
+        @rule(
+            data=st.data(), act=st.sampled_from(["commit", "fail", "fail, due", "release", "cancel", "cancel, commit"])
+        )
+        def owner_acts(self, data: st.DataObject, act: str) -> None:
+            """The rules above mostly draw stale claims; this one draws a job's owner."""
+            claim = data.draw(st.sampled_from(self.live_claims()))
+            if act == "commit":
+                self.commit(claim, 1)
+            elif act == "release":
+                self.release(claim)
+            elif act.startswith("fail"):
+                self.fail(claim, retryable=True)
+                if act == "fail, due":
+                    self.retries_come_due()
+            else:
+                self.cancel(claim.id)
+                if act == "cancel, commit":
+                    self.commit(claim, 2)
 
         # --- time and the reaper ---
 
