@@ -30,7 +30,7 @@ from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mix
 HUES = (math.pi / 3, 2 * math.pi / 3, math.pi, -2 * math.pi / 3, -math.pi / 3)  # turns of recoloured versions
 
 
-EMOJI = DalleConfig(grid=8, text_length=12, width=192, layers=4, heads=4, text_width=96, guidance=2.0)
+EMOJI = DalleConfig(grid=8, text_length=12, width=192, layers=4, heads=4, text_width=96, guidance=1.5)
 
 
 @dataclass(frozen=True, slots=True)
