@@ -18,6 +18,7 @@ from typing import cast
 import redis
 
 from shared import keys
+from shared.connection import guarded
 from shared.errors import Forbidden, InvalidInput, Unauthorized
 
 __all__ = ["SCOPES", "ApiKey", "Authenticator", "KeyStore", "Principal"]
@@ -66,11 +67,12 @@ class ApiKey:
 
 
 class KeyStore:
-    """Create, look up, list and revoke keys in Redis. Errors of Redis pass through to the caller's boundary."""
+    """Create, look up, list and revoke keys in Redis. Every method raises StoreUnavailable when Redis is away."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
+    @guarded
     def create(self, tenant: str, scopes: Iterable[str], *, expires_in_s: int | None = None) -> str:
         """Make a key and return its text, the only time it can be seen. Raises InvalidInput."""
         wanted = frozenset(scopes)
@@ -94,15 +96,18 @@ class KeyStore:
         )
         return f"dq_{kid}_{secret}"
 
+    @guarded
     def find(self, kid: str) -> ApiKey | None:
         """The key with this id."""
         raw = cast("dict[str, str]", self._redis.hgetall(keys.key(kid)))
         return ApiKey.from_hash(kid, raw) if raw else None
 
+    @guarded
     def revoke(self, kid: str) -> bool:
         """Delete a key; false when there was none. API processes forget it within settings.key_cache_s."""
         return bool(self._redis.delete(keys.key(kid)))
 
+    @guarded
     def list(self, tenant: str | None = None) -> list[ApiKey]:
         """All keys, or those of one tenant; by tenant and age. Scans: for operators, not for requests."""
         prefix = keys.key("")

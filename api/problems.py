@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import redis
 from flask import Flask, Response, g, request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from shared.errors import DreamqueueError, Internal, InvalidInput, StoreUnavailable
+from shared.errors import DreamqueueError, Internal, InvalidInput
 from shared.logs import get_logger
 
 __all__ = ["HTTP_CODES", "Rejected", "install_problems", "problem_response", "rejected_by_schema"]
@@ -118,19 +117,14 @@ def _http_response(error: HTTPException) -> Response:
     return response
 
 
-def _redis_response(error: redis.RedisError) -> Response:
-    return problem_response(StoreUnavailable(f"the job store does not answer: {type(error).__name__}"))
-
-
 def _unexpected_response(error: Exception) -> Response:
     log.error("request failed", request_id=g.get("request_id", ""), path=request.path, exc_info=error)
     return problem_response(Internal("an error of ours; it has been logged under this request_id"))
 
 
 def install_problems(app: Flask) -> None:
-    """Map our errors, HTTP's, Redis' (blocking reads) and everything unforeseen."""
+    """Map our errors, HTTP's and everything unforeseen."""
     app.register_error_handler(DreamqueueError, problem_response)
     app.register_error_handler(HTTPException, _http_response)
-    app.register_error_handler(redis.RedisError, _redis_response)
     app.register_error_handler(ValidationError, lambda error: problem_response(rejected_by_schema(error)))
     app.register_error_handler(Exception, _unexpected_response)

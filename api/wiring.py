@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from api.auth import Authenticator, KeyStore
 from api.fleet import Fleet
+from shared.connection import connect
 from shared.events import EventLog
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, connect
+from shared.store import JobStore
 
 __all__ = ["BLOCK_S", "Services", "build_services"]
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import redis
 
 from shared import keys
+from shared.connection import guarded
 
 __all__ = ["Event", "EventLog"]
 
@@ -26,11 +27,12 @@ class Event:
 
 
 class EventLog:
-    """Read side of `dq:events:{tenant}:{id}`. Redis errors pass through; the caller's boundary maps them."""
+    """Read side of `dq:events:{tenant}:{id}`. Every method raises StoreUnavailable when Redis is away."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
+    @guarded
     def read(self, tenant: str, job_id: str, *, after: str = "0-0", block_ms: int = 0, limit: int = 100) -> list[Event]:
         """Events after stream id `after`, oldest first; waits up to `block_ms` (0: not at all) for the first."""
         reply: Any = self._redis.xread(
@@ -41,6 +43,7 @@ class EventLog:
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
+    @guarded
     def last_id(self, tenant: str, job_id: str) -> str:
         """Stream id of the newest event; `0-0` when there is none. Read it before the record to miss nothing."""
         reply = cast("list[tuple[str, Any]]", self._redis.xrevrange(keys.events(tenant, job_id), count=1))

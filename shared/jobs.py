@@ -127,6 +127,12 @@ class JobRecord:
         """Whether nothing about the job will change again."""
         return self.state in FINAL
 
+    def artifact(self, name: str) -> dict[str, Any] | None:
+        """The picture or file of that name in the result: name, key, bytes, sha256, ..."""
+        result = self.result or {}
+        items = (*(result.get("images") or ()), *(result.get("files") or ()))
+        return next((item for item in items if item["name"] == name), None)
+
     @classmethod
     def from_hash(cls, raw: dict[str, str]) -> JobRecord:
         """Read the Redis hash `dq:job:{tenant}:{id}`."""

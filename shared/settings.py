@@ -58,7 +58,6 @@ class Settings(BaseModel):
     body_max_bytes: int = Field(2**20, ge=1024, description="largest JSON body")
     image_max_bytes: int = Field(10 * 2**20, ge=1024, description="largest uploaded picture")
     image_max_pixels: int = Field(25_000_000, ge=4096, description="width times height of an uploaded picture")
-    image_ttl_s: int = Field(30 * 86_400, ge=60, description="uploaded pictures may be deleted after this")
     key_cache_s: float = Field(5.0, ge=0, description="a revoked key works at most this much longer")
 
     # Worker

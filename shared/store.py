@@ -1,6 +1,6 @@
 """JobStore: every move of a job, each one Lua script, on one Redis.
 
-Errors of Redis become StoreUnavailable here and nowhere else. Writes are never repeated blindly: an unanswered
+Errors of Redis become StoreUnavailable (shared/connection.py). Writes are never repeated blindly: an unanswered
 submit is ambiguous, and the caller's idempotency key makes sending it again safe.
 """
 
@@ -9,27 +9,22 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import resources
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared import keys
+from shared.connection import guarded
 from shared.doorbell import WIRE
-from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound, QueueFull, StoreUnavailable
+from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound, QueueFull
 from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob
 from shared.settings import Settings
 
-__all__ = ["JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Submitted", "WorkerInfo", "connect"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Submitted", "WorkerInfo"]
 
 SCRIPTS = (
     "submit", "claim", "beat", "progress", "commit", "fail", "release", "cancel", "reap", "promote", "position",
@@ -107,40 +102,6 @@ class PoolInfo:
         return sum(worker.state == "ready" for worker in self.workers)
 
 
-def connect(settings: Settings, *, timeout_s: float | None = None) -> redis.Redis:
-    """A client with decoded replies. No retries: ambiguity is shown, not hidden. `timeout_s` must exceed any block."""
-    limit = timeout_s or settings.redis_timeout_s
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis_url,
-        decode_responses=True,
-        socket_timeout=limit,
-        socket_connect_timeout=min(limit, 2.0),
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=30,
-        max_connections=settings.redis_connections,
-    )
-    return client
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis.RedisError, OSError) as error:
-        raise StoreUnavailable(f"the job store does not answer: {type(error).__name__}") from error
-
-
-def _guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """Translate Redis' errors around a whole method."""
-
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _translated():
-            return method(*args, **kwargs)
-
-    return call
-
-
 class JobStore:
     """Thread-safe. Every method raises StoreUnavailable when Redis is down, full or too slow."""
 
@@ -166,7 +127,7 @@ class JobStore:
 
     # --- the caller's side ---------------------------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def submit(self, job: NewJob) -> Submitted:
         """Accept a job durably and ring for a worker. Raises Conflict, QueueFull."""
         code, job_id = self._run(
@@ -191,7 +152,7 @@ class JobStore:
             raise QueueFull(f"{limit} jobs of yours are queued already, which is the limit")
         return Submitted(job_id, created=code == "created")
 
-    @_guarded
+    @guarded
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record. Raises NotFound, or Expired when its retention is over."""
         raw = self.redis.hgetall(keys.job(tenant, job_id))
@@ -201,13 +162,13 @@ class JobStore:
             raise Expired(f"job {job_id} ended long ago; its record and artifacts are gone")
         raise NotFound(f"no job {job_id}")
 
-    @_guarded
+    @guarded
     def position(self, job: JobRecord) -> tuple[int, int] | None:
         """(jobs claimed before this one, jobs ready in its pool); None when it is not ready. Exact at this moment."""
         reply = self._run("position", keys.ref(job.tenant, job.id), job.pool)
         return (int(reply[0]), int(reply[1])) if reply else None
 
-    @_guarded
+    @guarded
     def list_jobs(
         self,
         tenant: str,
@@ -241,7 +202,7 @@ class JobStore:
             pipe.hgetall(name)
         return cast("list[dict[str, str]]", pipe.execute())
 
-    @_guarded
+    @guarded
     def cancel(self, tenant: str, job_id: str) -> JobState:
         """CANCELLED when it was queued; RUNNING when its worker was told. Raises NotFound, Expired, NotCancellable."""
         reply = self._run("cancel", keys.ref(tenant, job_id))
@@ -255,7 +216,7 @@ class JobStore:
 
     # --- the worker's side ---------------------------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def claim(self, pool: str, worker: str) -> Claim | None:
         """The next job of the pool, leased to `worker`; None when nothing is ready."""
         reply = self._run("claim", pool, worker, self._lease_ms)
@@ -275,13 +236,13 @@ class JobStore:
             claimed_at_ms=int(claimed_at),
         )
 
-    @_guarded
+    @guarded
     def beat(self, claims: list[Claim]) -> list[Signal]:
         """Renew the leases of all jobs this worker holds, in one round trip; one signal per claim."""
         args = [value for claim in claims for value in (keys.ref(claim.tenant, claim.id), claim.attempt)]
         return [Signal(reply) for reply in self._run("beat", self._lease_ms, *args)]
 
-    @_guarded
+    @guarded
     def progress(
         self,
         claim: Claim,
@@ -302,7 +263,7 @@ class JobStore:
         )
         return Signal(reply)
 
-    @_guarded
+    @guarded
     def commit(
         self,
         claim: Claim,
@@ -323,7 +284,7 @@ class JobStore:
             )
         )
 
-    @_guarded
+    @guarded
     def fail(
         self,
         claim: Claim,
@@ -348,7 +309,7 @@ class JobStore:
             )
         )
 
-    @_guarded
+    @guarded
     def release(self, claim: Claim) -> JobState:
         """Give the job back without a penalty. Raises LeaseLost."""
         return self._settled(self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt))
@@ -361,29 +322,29 @@ class JobStore:
 
     # --- the reaper's side ---------------------------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def reap(self, limit: int = 100) -> Reaped:
         """Requeue or fail jobs whose lease ran out; expire queued jobs whose deadline passed. Safe to run anywhere."""
         return Reaped(*(int(n) for n in self._run("reap", limit, self._settings.max_losses)))
 
-    @_guarded
+    @guarded
     def promote(self, limit: int = 100) -> tuple[int, int]:
         """(retries made ready, doorbells rung because some were missing)."""
         promoted, rung = self._run("promote", limit)
         return int(promoted), int(rung)
 
-    @_guarded
+    @guarded
     def due_for_expiry(self, limit: int = 100) -> list[tuple[str, str]]:
         """(tenant, id) of ended jobs whose retention is over. Delete their artifacts, then forget() them."""
         due = self.redis.zrange("dq:expiry", "-inf", self.now_ms(), byscore=True, offset=0, num=limit)
         return [keys.split_ref(ref) for ref in cast("list[str]", due)]
 
-    @_guarded
+    @guarded
     def forget(self, tenant: str, job_id: str) -> None:
         """Drop the record of an expired job; its id answers Expired from now on."""
         self._run("forget", keys.ref(tenant, job_id))
 
-    @_guarded
+    @guarded
     def now_ms(self) -> int:
         """Redis' clock."""
         seconds, micros = self.redis.time()
@@ -391,7 +352,7 @@ class JobStore:
 
     # --- workers and pools ---------------------------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def announce(self, worker: WorkerInfo) -> None:
         """Tell that a worker lives; it is forgotten after a lease without another call."""
         pipe = self.redis.pipeline()
@@ -400,13 +361,13 @@ class JobStore:
         pipe.sadd("dq:pools", worker.pool)
         pipe.execute()
 
-    @_guarded
+    @guarded
     def depart(self, worker_name: str) -> None:
         """Forget a worker that stops."""
         self.redis.delete(keys.worker(worker_name))
         self.redis.zrem("dq:workers", worker_name)
 
-    @_guarded
+    @guarded
     def workers(self) -> list[WorkerInfo]:
         """The live ones, by name. Sweeps out the dead."""
         names = cast("list[str]", self.redis.zrange("dq:workers", 0, -1))
@@ -418,7 +379,7 @@ class JobStore:
             self.redis.zrem("dq:workers", *dead)
         return sorted((WorkerInfo(**json.loads(raw)) for raw in raws if raw), key=lambda worker: worker.name)
 
-    @_guarded
+    @guarded
     def pools(self) -> list[PoolInfo]:
         """Every pool that ever held a job or a worker, by name."""
         workers = self.workers()
@@ -449,13 +410,13 @@ class JobStore:
             name, sum(ready), running, doorbells, workers, {kind: float(mean) for kind, mean in pace.items()}
         )
 
-    @_guarded
+    @guarded
     def counts(self) -> dict[tuple[str, str], int]:
         """(kind, what) -> how often, since the store was made; kind `all` where it does not apply."""
         raw = cast("dict[str, str]", self.redis.hgetall("dq:counts"))
         return {cast("tuple[str, str]", tuple(name.split(":", 1))): int(value) for name, value in raw.items()}
 
-    @_guarded
+    @guarded
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""
         self.redis.ping()

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from shared.connection import connect
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, connect
+from shared.store import JobStore
+from tests.support.api import ApiServer, StandIn
 from tests.support.servers import ObjectServer, RedisServer
 
 
@@ -71,3 +73,25 @@ def tenant() -> str:
 def pool() -> str:
     """A pool nobody else uses."""
     return f"p{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def live_pool() -> str:
+    """The pool of the live API."""
+    return f"p{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def live_api(
+    settings: Settings, objects: ObjectStore, live_pool: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """gunicorn with two processes on the session's servers, for the tests that need sockets."""
+    server = ApiServer(settings.model_copy(update={"pool": live_pool}), tmp_path_factory.mktemp("api"))
+    yield server
+    server.process.stop()
+
+
+@pytest.fixture
+def live_worker(store: JobStore, objects: ObjectStore, live_pool: str) -> StandIn:
+    """What a worker of the live API's pool would write."""
+    return StandIn(store, objects, live_pool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -52,17 +51,12 @@ class Inputs:
             return image_key(tenant, ref.removeprefix("img_"))
         job_id, _, name = ref.partition("/")
         try:
-            result = self._store.get(tenant, job_id).result or {}
+            found = self._store.get(tenant, job_id).artifact(name)
         except (NotFound, Expired) as error:
             raise UnreadableImage(f"the picture {ref} cannot be read: {error.message}") from None
-        return _artifact_key(result, name, ref)
-
-
-def _artifact_key(result: dict[str, Any], name: str, ref: str) -> str:
-    for item in (*result.get("images", []), *result.get("files", [])):
-        if item["name"] == name:
-            return str(item["key"])
-    raise UnreadableImage(f"the picture {ref} cannot be read: its job has no artifact of that name")
+        if found is None:
+            raise UnreadableImage(f"the picture {ref} cannot be read: its job has no artifact of that name")
+        return str(found["key"])
 
 
 def decode_picture(body: bytes, ref: str, max_pixels: int) -> Image.Image:

@@ -10,12 +10,13 @@ from dataclasses import asdict
 
 from prometheus_client import start_http_server
 
+from shared.connection import connect
 from shared.errors import ObjectStoreUnavailable, StoreUnavailable
 from shared.logs import get_logger
 from shared.metrics import DEVICE_STEPS, MODEL_LOAD_SECONDS, STEP_SECONDS
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, WorkerInfo, connect
+from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines

@@ -5,8 +5,8 @@ from __future__ import annotations
 import redis
 
 from shared import keys
+from shared.connection import connect
 from shared.settings import Settings
-from shared.store import connect
 from worker.periodic import Periodic
 from worker.runs import Runs
 

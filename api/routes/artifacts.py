@@ -61,10 +61,8 @@ def inline_response(call: Call, key: str, name: str) -> Response:
 
 
 def _key(call: Call, record: JobRecord, name: str) -> str:
-    result = record.result or {}
-    latest = record.progress.get("preview")
-    for item in [*(result.get("images") or []), *(result.get("files") or []), *([latest] if latest else [])]:
-        if item["name"] == name and str(item["key"]).startswith(f"{record.tenant}/"):
+    for item in (record.artifact(name), record.progress.get("preview")):
+        if item and item["name"] == name and str(item["key"]).startswith(f"{record.tenant}/"):
             return str(item["key"])
     if PREVIEW.match(name):  # an earlier preview of this attempt: not listed, but its place is known
         key = artifact_key(record.tenant, record.id, record.attempt, name)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import redis
 from flask import Response
 
 from api.incoming import known_id, last_event_id
@@ -80,7 +79,7 @@ def _frames(services: Services, record: JobRecord, events: list[Event], after: s
                 record = services.store.get(record.tenant, record.id)
                 if record.is_final:
                     events = services.events.read(record.tenant, record.id, after=after) or [_end_of(record)]
-    except (redis.RedisError, DreamqueueError):
+    except DreamqueueError:
         return
 
 

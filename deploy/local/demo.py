@@ -37,15 +37,26 @@ class DemoFailed(Exception):
 
 @dataclass
 class _Watched:
-    """One job, its bar, and how many previews it showed."""
+    """One job and its bar; once it has ended, what it made."""
 
-    title: str
+    kind: str
+    prompt: str
     job: Job
     bar: TaskID
     previews: int = 0
-    ended: Job | None = None
     failure: Exception | None = None  # what ended the watching, other than the job's end
-    folder: Path = field(default_factory=Path)
+    shots: list[_Shot] = field(default_factory=list)  # best first
+
+
+@dataclass
+class _Shot:
+    """One picture: the API's entry, the downloaded file, and what it was taken for."""
+
+    ref: str  # `<job id>/<name>`, as other jobs name it
+    image: dict[str, Any]
+    path: Path
+    label: str = ""
+    probability: float = 0.0
 
 
 def run_demo(url: str, api_key: str, out: Path) -> None:
@@ -53,30 +64,30 @@ def run_demo(url: str, api_key: str, out: Path) -> None:
     console = Console()
     started = time.monotonic()
     with DreamqueueClient(url, api_key) as client:
-        drawn, optimised = _generate(client, console, out)
-        labels = _classify(client, [*drawn, *optimised])
-        _print_results(console, drawn, optimised, labels)
-        rows = [
-            Row(prompt, [*_tiles(one, labels), *_tiles(other, labels)])
-            for prompt, one, other in zip(PROMPTS, drawn, optimised, strict=True)
-        ]
+        watched = _generate(client, console)
+        for one in watched:
+            one.shots = _downloaded(client, one, out / "demo")
+        _classify(client, [shot for one in watched for shot in one.shots])
+    by_prompt = {prompt: [one for one in watched if one.prompt == prompt] for prompt in PROMPTS}
+    for prompt, made in by_prompt.items():
+        console.print(_table(prompt, made))
     sheet = out / "demo.png"
     columns = [f"dalle, {rank} of {CANDIDATES}" for rank in _ranks(KEPT)] + ["vqgan_clip"]
+    rows = [Row(prompt, [_tile(shot) for one in made for shot in one.shots]) for prompt, made in by_prompt.items()]
     draw_contact_sheet(rows, columns, sheet)
-    right = sum(label[0] == prompt for (prompt, _), label in labels.items())
-    console.print(
-        f"\nclassified as prompted, {len(PROMPTS) + len(DECOYS)} names to choose from: {right} of {len(labels)}"
-    )
-    console.print(
-        f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {time.monotonic() - started:.0f} s"
-    )
+    right = sum(shot.label == one.prompt for one in watched for shot in one.shots)
+    total = sum(len(one.shots) for one in watched)
+    console.print(f"\nclassified as prompted, {len(PROMPTS) + len(DECOYS)} names to choose from: {right} of {total}")
+    took_s = time.monotonic() - started
+    console.print(f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {took_s:.0f} s")
 
 
 def _ranks(count: int) -> list[str]:
     return [f"{number}{['st', 'nd', 'rd'][number - 1] if number < 4 else 'th'}" for number in range(1, count + 1)]
 
 
-def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[list[_Watched], list[_Watched]]:
+def _generate(client: DreamqueueClient, console: Console) -> list[_Watched]:
+    """Every job, ended. Raises DemoFailed."""
     columns = (
         TextColumn("{task.description:32}"),
         BarColumn(24),
@@ -84,39 +95,26 @@ def _generate(client: DreamqueueClient, console: Console, out: Path) -> tuple[li
         TimeElapsedColumn(),
     )
     console.print(f"{len(PROMPTS)} prompts, {CANDIDATES} candidates each, the best {KEPT} kept; then VQGAN+CLIP\n")
+    dalle = {"n": CANDIDATES, "keep": KEPT, "seed": 1, **SAMPLING}
+    vqgan_clip = {"seed": 1, "iterations": ITERATIONS}
     with Progress(*columns, console=console, refresh_per_second=5) as bars:
-        drawn = [
-            _submitted(
-                client,
-                bars,
-                "dalle",
-                prompt,
-                {"prompts": [prompt], "n": CANDIDATES, "keep": KEPT, "seed": 1, **SAMPLING},
+        watched = [
+            _Watched(
+                kind, prompt, client.submit(kind, {"prompts": [prompt], **input_}),
+                bars.add_task(f"{kind}: {prompt}", total=1.0, stage="queued"),
             )
+            for kind, input_ in (("dalle", dalle), ("vqgan_clip", vqgan_clip))
             for prompt in PROMPTS
-        ]
-        optimised = [
-            _submitted(client, bars, "vqgan_clip", prompt, {"prompts": prompt, "seed": 1, "iterations": ITERATIONS})
-            for prompt in PROMPTS
-        ]
-        watched = [*drawn, *optimised]
+        ]  # fmt: skip
         threads = [threading.Thread(target=_watch, args=(client, bars, one), daemon=True) for one in watched]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(TIMEOUT_S)
     for one in watched:
-        if one.ended is None or one.ended.state != "succeeded":
-            why = one.ended.data["error"] if one.ended else one.failure or "did not end in time"
-            raise DemoFailed(f"{one.title}: {why}")
-        one.folder = out / "demo" / one.title.replace(" ", "-").replace(":", "")
-        client.download_all(one.ended, one.folder)
-    return drawn, optimised
-
-
-def _submitted(client: DreamqueueClient, bars: Progress, kind: str, prompt: str, input_: dict[str, Any]) -> _Watched:
-    title = f"{kind}: {prompt}"
-    return _Watched(title, client.submit(kind, input_), bars.add_task(title, total=1.0, stage="queued"))
+        if one.job.state != "succeeded":
+            raise DemoFailed(f"{one.kind}: {one.prompt}: {one.job.error or one.failure or 'did not end in time'}")
+    return watched
 
 
 def _watch(client: DreamqueueClient, bars: Progress, one: _Watched) -> None:
@@ -135,56 +133,36 @@ def _follow(client: DreamqueueClient, bars: Progress, one: _Watched) -> None:
             one.previews += 1
         elif event.type == "finished":
             bars.update(one.bar, completed=1.0, stage=f"{event.data['state']}, {one.previews} previews")
-    one.ended = client.wait(one.job.id, timeout_s=30)
+    one.job = client.wait(one.job.id, timeout_s=30)
 
 
-def _classify(client: DreamqueueClient, watched: list[_Watched]) -> dict[tuple[str, str], tuple[str, float]]:
-    """(prompt, picture) -> best label and its probability; pictures are named `<job id>/<name>`."""
-    names = [*PROMPTS, *DECOYS]
-    refs = [f"{one.job.id}/{image['name']}" for one in watched for image in _images(one)]
-    prompts = [one.title.partition(": ")[2] for one in watched for _ in _images(one)]
-    job = client.submit("classify", {"images": refs, "labels": names, "top_k": 3})
+def _downloaded(client: DreamqueueClient, one: _Watched, folder: Path) -> list[_Shot]:
+    paths = client.download_all(one.job, folder / f"{one.kind}-{one.prompt}".replace(" ", "-"))
+    return [
+        _Shot(f"{one.job.id}/{image['name']}", image, path) for image, path in zip(one.job.images, paths, strict=False)
+    ]  # files that are no pictures come last
+
+
+def _classify(client: DreamqueueClient, shots: list[_Shot]) -> None:
+    """Note what CLIP takes each picture for."""
+    labels = [*PROMPTS, *DECOYS]
+    job = client.submit("classify", {"images": [shot.ref for shot in shots], "labels": labels, "top_k": 1})
     ended = client.wait(job.id, timeout_s=TIMEOUT_S)
-    if ended.state != "succeeded":
-        raise DemoFailed(f"classify: {ended.data['error']}")
-    best = [item["labels"][0] for item in ended.data["result"]["classifications"]]
-    return {
-        (prompt, ref): (label["label"], label["probability"])
-        for prompt, ref, label in zip(prompts, refs, best, strict=True)
-    }
+    if ended.result is None or ended.state != "succeeded":
+        raise DemoFailed(f"classify: {ended.error}")
+    for shot, item in zip(shots, ended.result["classifications"], strict=True):
+        shot.label, shot.probability = item["labels"][0]["label"], item["labels"][0]["probability"]
 
 
-def _images(one: _Watched) -> list[dict[str, Any]]:
-    assert one.ended is not None
-    images: list[dict[str, Any]] = one.ended.data["result"]["images"]
-    return images
+def _tile(shot: _Shot) -> Tile:
+    return Tile(shot.path, f"CLIP {shot.image['score']:.3f}", f"{shot.label} {shot.probability:.0%}")
 
 
-def _files(one: _Watched) -> list[Path]:
-    """Downloaded pictures, best first."""
-    return sorted(one.folder.glob("*.png"))
-
-
-def _tiles(one: _Watched, labels: dict[tuple[str, str], tuple[str, float]]) -> list[Tile]:
-    tiles = []
-    for path, image in zip(_files(one), _images(one), strict=True):
-        label, probability = labels[one.title.partition(": ")[2], f"{one.job.id}/{image['name']}"]
-        tiles.append(Tile(path, f"CLIP {image['score']:.3f}", f"{label} {probability:.0%}"))
-    return tiles
-
-
-def _print_results(
-    console: Console,
-    drawn: list[_Watched],
-    optimised: list[_Watched],
-    labels: dict[tuple[str, str], tuple[str, float]],
-) -> None:
-    for prompt, *pair in zip(PROMPTS, drawn, optimised, strict=True):
-        table = Table("rank", "kind", "score", "seed", "classified as", "file", title=prompt, title_justify="left")
-        for one in pair:
-            for rank, (path, image) in enumerate(zip(_files(one), _images(one), strict=True), 1):
-                label, probability = labels[prompt, f"{one.job.id}/{image['name']}"]
-                kind = one.title.partition(":")[0]
-                seed = f"{image['seed']}/{image['index']}"
-                table.add_row(str(rank), kind, f"{image['score']:.3f}", seed, f"{label} {probability:.0%}", str(path))
-        console.print(table)
+def _table(prompt: str, made: list[_Watched]) -> Table:
+    table = Table("rank", "kind", "score", "seed", "classified as", "file", title=prompt, title_justify="left")
+    for one in made:
+        for rank, shot in enumerate(one.shots, 1):
+            seed = f"{shot.image['seed']}/{shot.image['index']}"
+            taken_for = f"{shot.label} {shot.probability:.0%}"
+            table.add_row(str(rank), one.kind, f"{shot.image['score']:.3f}", seed, taken_for, str(shot.path))
+    return table

@@ -8,9 +8,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.processes import Command
+import redis
 
-__all__ = ["Credentials", "free_port", "object_server", "redis_binary", "redis_server"]
+from deploy.local.processes import Command
+from shared.errors import ObjectStoreUnavailable
+from shared.storage import ObjectStore
+
+__all__ = [
+    "Credentials",
+    "bucket_is_there",
+    "free_port",
+    "object_server",
+    "redis_answers",
+    "redis_binary",
+    "redis_server",
+]
 
 BIND = "127.0.0.1"
 
@@ -77,3 +89,23 @@ def object_server(folder: Path, port: int, credentials: Credentials) -> Command:
         ],
         env={"NANIO_ACCESS_KEY": credentials.access_key, "NANIO_SECRET_KEY": credentials.secret_key},
     )  # fmt: skip
+
+
+def redis_answers(port: int) -> bool:
+    """Whether Redis serves on that port: not while it still loads its append-only file."""
+    client = redis.Redis(host=BIND, port=port, socket_timeout=1)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def bucket_is_there(objects: ObjectStore) -> bool:
+    """Whether the object store serves; makes the bucket when it is missing."""
+    try:
+        objects.ensure_bucket()
+    except ObjectStoreUnavailable:
+        return False
+    return True

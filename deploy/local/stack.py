@@ -25,11 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import redis
-
+from api.auth import SCOPES, KeyStore
 from deploy.local.processes import Command, Process, wait_until
-from deploy.local.servers import BIND, Credentials, free_port, object_server, redis_server
-from shared.errors import ObjectStoreUnavailable
+from deploy.local.servers import (
+    BIND,
+    Credentials,
+    bucket_is_there,
+    free_port,
+    object_server,
+    redis_answers,
+    redis_server,
+)  # fmt: skip
+from shared.connection import connect
 from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore
 
@@ -119,42 +126,36 @@ class Stack:
         )
         redis_child = self._spawn(redis_server(self.data / "redis", redis_port))
         objects_child = self._spawn(object_server(self.data / "objects", objects_port, credentials))
-        wait_until(lambda: _redis_answers(redis_port), redis_child, 60)
-        wait_until(self._bucket_is_there, objects_child, 60)
+        objects = ObjectStore(self.settings)
+        wait_until(lambda: redis_answers(redis_port), redis_child, 60)
+        wait_until(lambda: bucket_is_there(objects), objects_child, 60)
 
     def _start_api(self) -> None:
-        from api.auth import SCOPES, KeyStore
-        from shared.store import connect
-
         client = connect(self.settings)
         self.api_key = _kept_secret(
             self.data / "api-key", lambda: KeyStore(client).create(TENANT, sorted(SCOPES)) + "\n"
         ).strip()
         client.close()
         argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:create()"]
-        command = Command(
-            "api",
-            argv,
-            env={
-                **self._env(),
-                "DREAMQUEUE_BIND": f"{BIND}:{self.options.port}",
-                "DREAMQUEUE_API_PROCESSES": str(self.options.api_processes),
-            },
-        )
-        wait_until(lambda: _ok(f"{self.url}/readyz"), self._spawn(command), 60)
+        env = self._env(bind=f"{BIND}:{self.options.port}", api_processes=str(self.options.api_processes))
+        wait_until(lambda: _ok(f"{self.url}/readyz"), self._spawn(Command("api", argv, env=env)), 60)
 
     def _start_workers(self) -> None:
         for number in range(1, self.options.workers + 1):
             name = f"worker-{number}"
-            env = {**self._env(), f"{ENV_PREFIX}WORKER_NAME": f"{name}-{secrets.token_hex(3)}"}
+            env = self._env(worker_name=f"{name}-{secrets.token_hex(3)}", worker_metrics_port="0")
             self._spawn(Command(name, [sys.executable, "-m", "worker"], env=env))
         if self.options.workers:
             wait_until(self._all_workers_ready, self._children["worker-1"].process, 120)
 
-    def _env(self) -> dict[str, str]:
-        names = ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key")
-        own = {ENV_PREFIX + name.upper(): str(getattr(self.settings, name)) for name in names}
-        return {**own, f"{ENV_PREFIX}WORKER_METRICS_PORT": "0", **(self.options.env or {})}
+    def _env(self, **own: str) -> dict[str, str]:
+        """The environment of a child: where the servers are, its own settings, what the operator chose."""
+        shared = {
+            name: getattr(self.settings, name)
+            for name in ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key")
+        }
+        named = {ENV_PREFIX + name.upper(): value for name, value in {**shared, **own}.items()}
+        return {**named, **(self.options.env or {})}
 
     def _credentials(self) -> Credentials:
         made = _kept_secret(
@@ -162,13 +163,6 @@ class Stack:
             lambda: json.dumps({"access_key": "dreamqueue", "secret_key": secrets.token_urlsafe(24)}),
         )
         return Credentials(**json.loads(made))
-
-    def _bucket_is_there(self) -> bool:
-        try:
-            ObjectStore(self.settings).ensure_bucket()
-        except ObjectStoreUnavailable:
-            return False
-        return True
 
     def _all_workers_ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/v1/pools", headers={"Authorization": f"Bearer {self.api_key}"})
@@ -207,6 +201,7 @@ class Stack:
         child.deaths = 1 if time.monotonic() - child.started_at > STEADY_S else child.deaths + 1
         delay_s = RESTART_DELAYS_S[min(child.deaths, len(RESTART_DELAYS_S)) - 1]
         self._say(f"{name} ended with {code}; starting it again in {delay_s:g} s (see {child.process.log_path})")
+        child.process.kill()  # what it left of its group would hold its port; also closes its log
         time.sleep(delay_s)
         if not self._stopping:
             self._spawn(child.command)
@@ -227,16 +222,6 @@ class Stack:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-
-def _redis_answers(port: int) -> bool:
-    client = redis.Redis(host=BIND, port=port, socket_timeout=1)
-    try:
-        return bool(client.ping())
-    except redis.RedisError:  # refused, or still loading the append-only file
-        return False
-    finally:
-        client.close()
 
 
 def _ok(url: str) -> bool:

@@ -26,7 +26,7 @@ def newest(store: JobStore, tenant: str) -> str:
     return store.list_jobs(tenant, limit=1).jobs[0].id
 
 
-def test_from_prompt_to_ranked_pictures(signed_in: Page, worker: StandIn, store: JobStore, tenant: str) -> None:
+def test_from_prompt_to_ranked_pictures(signed_in: Page, live_worker: StandIn, store: JobStore, tenant: str) -> None:
     page = signed_in
     expect(page.locator("#empty")).to_be_visible()
     page.fill("#prompt", "a red apple")
@@ -35,14 +35,14 @@ def test_from_prompt_to_ranked_pictures(signed_in: Page, worker: StandIn, store:
     card = page.locator("li.job").first
     expect(card.locator(".state")).to_have_text("queued")
     job_id = newest(store, tenant)
-    claim = worker.claim(job_id)
+    claim = live_worker.claim(job_id)
     expect(card.locator(".state")).to_have_text("running")
-    worker.store.progress(claim, {"fraction": 0.4, "stage": "sample", "step": 40, "total": 100})
-    worker.preview(claim, 40, picture("orange", (64, 64)))
+    live_worker.store.progress(claim, {"fraction": 0.4, "stage": "sample", "step": 40, "total": 100})
+    live_worker.preview(claim, 40, picture("orange", (64, 64)))
     expect(card.locator(".stage")).to_contain_text("sample 40/100")
     expect(card.locator("img[alt=preview]")).to_have_js_property("naturalWidth", 64)
     shot(page, "running")
-    worker.finish(claim, [picture(colour, (64, 64)) for colour in ("red", "crimson", "brown", "tomato")])
+    live_worker.finish(claim, [picture(colour, (64, 64)) for colour in ("red", "crimson", "brown", "tomato")])
     expect(card.locator(".state")).to_have_text("succeeded")
     expect(card.locator("figure")).to_have_count(4)
     expect(card.locator("figcaption").first).to_contain_text("#1 score 0.300seed 7")
@@ -54,7 +54,7 @@ def test_from_prompt_to_ranked_pictures(signed_in: Page, worker: StandIn, store:
     expect(page.locator("li.job figure img").first).to_have_js_property("naturalWidth", 64)
 
 
-def test_cancel_and_again(signed_in: Page, worker: StandIn, store: JobStore, tenant: str) -> None:
+def test_cancel_and_again(signed_in: Page, live_worker: StandIn, store: JobStore, tenant: str) -> None:
     page = signed_in
     page.fill("#prompt", "a green tree")
     page.click("text=Dream")
@@ -64,15 +64,15 @@ def test_cancel_and_again(signed_in: Page, worker: StandIn, store: JobStore, ten
     expect(card.locator(".state")).to_have_text("cancelled")
     card.locator(".retry").click()
     expect(page.locator("li.job")).to_have_count(2)
-    claim = worker.claim(newest(store, tenant))
+    claim = live_worker.claim(newest(store, tenant))
     expect(page.locator("li.job").first.locator(".state")).to_have_text("running")
-    worker.store.fail(claim, {"code": "non_finite", "message": "the latent became NaN", "retryable": False})
+    live_worker.store.fail(claim, {"code": "non_finite", "message": "the latent became NaN", "retryable": False})
     expect(page.locator("li.job").first.locator(".error")).to_have_text("the latent became NaN")
     shot(page, "failed")
 
 
 def test_classify_an_uploaded_picture(
-    signed_in: Page, worker: StandIn, store: JobStore, tenant: str, tmp_path: Path
+    signed_in: Page, live_worker: StandIn, store: JobStore, tenant: str, tmp_path: Path
 ) -> None:
     page = signed_in
     (tmp_path / "a.png").write_bytes(picture())
@@ -81,9 +81,9 @@ def test_classify_an_uploaded_picture(
     page.fill("#labels", "apple, pear")
     page.click("text=Make it")
     expect(page.locator("li.job")).to_have_count(1)
-    claim = worker.claim(newest(store, tenant))
+    claim = live_worker.claim(newest(store, tenant))
     labels = [{"label": "apple", "probability": 0.9}, {"label": "pear", "probability": 0.1}]
-    worker.finish(claim, classifications=[{"image": claim.spec["images"][0], "labels": labels}])
+    live_worker.finish(claim, classifications=[{"image": claim.spec["images"][0], "labels": labels}])
     expect(page.locator(".labels li").first).to_contain_text("apple 0.90")
     shot(page, "classified")
 
@@ -117,26 +117,26 @@ def test_prompts_are_text_never_markup(signed_in: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(
-    chromium: Browser, page_api: ApiServer, worker: StandIn, store: JobStore, tenant: str, scheme: str
+    chromium: Browser, live_api: ApiServer, live_worker: StandIn, store: JobStore, tenant: str, scheme: str
 ) -> None:
     context = chromium.new_context(
         viewport={"width": 360, "height": 740}, color_scheme="dark" if scheme == "dark" else "light"
     )
     page = context.new_page()
-    page.goto(page_api.url)
+    page.goto(live_api.url)
     page.fill("#key", new_key(store, tenant))
     page.click("text=Use key")
     page.fill("#prompt", "a very long prompt " * 10 + "x" * 80)
     page.click("text=Make it")
     expect(page.locator("li.job")).to_have_count(1)
-    worker.finish(worker.claim(newest(store, tenant)), [picture("teal", (64, 64))] * 3)
+    live_worker.finish(live_worker.claim(newest(store, tenant)), [picture("teal", (64, 64))] * 3)
     expect(page.locator("figure")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
     shot(page, f"phone-{scheme}")
     context.close()
 
 
-def test_the_docs_page_shows_the_api(page: Page, page_api: ApiServer) -> None:
-    page.goto(f"{page_api.url}/docs")
+def test_the_docs_page_shows_the_api(page: Page, live_api: ApiServer) -> None:
+    page.goto(f"{live_api.url}/docs")
     expect(page.locator("#operations-jobs-submit_job")).to_be_visible()
     shot(page, "docs")

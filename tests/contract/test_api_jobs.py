@@ -295,12 +295,10 @@ def test_a_store_that_is_away_is_a_503(settings: Settings, objects: ObjectStore)
 def test_a_blocking_read_that_fails_is_a_503(app: Any, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     import redis
 
-    from shared.events import EventLog
-
     job = caller.submit()
 
     def cut(*_: Any, **__: Any) -> None:
         raise redis.ConnectionError("cut")
 
-    monkeypatch.setattr(EventLog, "read", cut)
+    monkeypatch.setattr(redis.Redis, "xread", cut)
     problem_of(caller.get(f"{job['urls']['self']}?wait=5"), 503, "store_unavailable")

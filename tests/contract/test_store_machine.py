@@ -23,10 +23,11 @@ from hypothesis.stateful import (
 )
 
 from shared import keys
+from shared.connection import connect
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
 from shared.jobs import FINAL, Claim, JobState, NewJob
 from shared.settings import Settings
-from shared.store import JobStore, Signal, connect
+from shared.store import JobStore, Signal
 from tests.support.queue_model import ModelJob, ModelPool
 from tests.support.servers import RedisServer
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from shared import keys
+from shared.connection import connect
 from shared.errors import LeaseLost, StoreUnavailable
 from shared.jobs import JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, connect
+from shared.store import JobStore
 from tests.support.polling import eventually
 from tests.support.servers import ObjectServer, RedisServer
 from tests.support.workers import Worker, submit, until
@@ -184,37 +185,39 @@ class TestRedisAway:
         """A stack of its own Redis, and a lease that outlasts the outage."""
         return probes.model_copy(update={"redis_url": redis.url, "lease_s": 10.0, "beat_s": 1.0})
 
-    def test_nothing_accepted_is_lost(self, own: Settings, redis: RedisServer, tenant: str, tmp_path: Path) -> None:
+    @pytest.fixture
+    def own_store(self, own: Settings) -> Iterator[JobStore]:
         client = connect(own)
-        store = JobStore(client, own)
-        worker = Worker(own, store, tmp_path)
-        accepted = [submit(store, tenant, own.pool, steps=4, step_s=0.1) for _ in range(12)]
-        eventually(lambda: any(store.get(tenant, job_id).is_final for job_id in accepted))
+        yield JobStore(client, own)
+        client.close()
+
+    def test_nothing_accepted_is_lost(
+        self, own: Settings, own_store: JobStore, redis: RedisServer, tenant: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(own, own_store, tmp_path)
+        accepted = [submit(own_store, tenant, own.pool, steps=4, step_s=0.1) for _ in range(12)]
+        eventually(lambda: any(own_store.get(tenant, job_id).is_final for job_id in accepted))
         redis.kill()
         with pytest.raises(StoreUnavailable):
-            store.ping()
+            own_store.ping()
         redis.start()
-        accepted.append(submit(store, tenant, own.pool))
+        accepted.append(submit(own_store, tenant, own.pool))
         for job_id in accepted:
-            record = until(store, tenant, job_id, within_s=40)
+            record = until(own_store, tenant, job_id, within_s=40)
             assert record.state is JobState.SUCCEEDED
             assert record.attempt == 1, record.attempts
         assert worker.stop(STOPPED_S) == 0
-        client.close()
 
     def test_a_drain_ends_while_redis_is_away(
-        self, own: Settings, redis: RedisServer, tenant: str, tmp_path: Path
+        self, own: Settings, own_store: JobStore, redis: RedisServer, tenant: str, tmp_path: Path
     ) -> None:
-        client = connect(own)
-        store = JobStore(client, own)
-        worker = Worker(own.model_copy(update={"drain_grace_s": 1.0}), store, tmp_path)
-        job_id = submit(store, tenant, own.pool, steps=1000, step_s=0.05)
-        until(store, tenant, job_id, "running")
+        worker = Worker(own.model_copy(update={"drain_grace_s": 1.0}), own_store, tmp_path)
+        job_id = submit(own_store, tenant, own.pool, steps=1000, step_s=0.05)
+        until(own_store, tenant, job_id, "running")
         redis.kill()
         assert worker.stop(25.0) == 0
         redis.start()
-        assert store.get(tenant, job_id).state is JobState.RUNNING  # its lease brings it back
-        client.close()
+        assert own_store.get(tenant, job_id).state is JobState.RUNNING  # its lease brings it back
 
 
 class TestObjectStoreAway:

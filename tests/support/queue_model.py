@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.jobs import FINAL, PRIORITIES, TRANSITIONS, JobState
+from shared.jobs import PRIORITIES, TRANSITIONS, JobState
 
 __all__ = ["ModelJob", "ModelPool"]
 
@@ -98,8 +98,3 @@ class ModelPool:
             for index, job in enumerate(jobs)
         ]
         return [job for *_, job in sorted(due, key=lambda item: item[:3])]
-
-
-def is_final(job: ModelJob) -> bool:
-    """Whether nothing may change any more."""
-    return job.state in FINAL

@@ -5,11 +5,8 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-import redis
-
 from deploy.local.processes import Process, wait_until
-from deploy.local.servers import Credentials, free_port, object_server, redis_server
-from shared.errors import ObjectStoreUnavailable
+from deploy.local.servers import Credentials, bucket_is_there, free_port, object_server, redis_answers, redis_server
 from shared.settings import Settings
 from shared.storage import ObjectStore
 
@@ -32,21 +29,12 @@ class RedisServer:
     def start(self) -> Process:
         """Start on the same append-only file, and wait until it answers."""
         self.process = Process(redis_server(self.folder, self.port), self.folder / "redis.log")
-        wait_until(self._answers, self.process, 15)
+        wait_until(lambda: redis_answers(self.port), self.process, 15)
         return self.process
 
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-
-    def _answers(self) -> bool:
-        client = redis.Redis(port=self.port, socket_timeout=1)
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-        finally:
-            client.close()
 
 
 class ObjectServer:
@@ -76,16 +64,9 @@ class ObjectServer:
         self.process = Process(
             object_server(self.folder / "data", self.port, self.credentials), self.folder / "objects.log"
         )
-        store = ObjectStore(Settings(**self.settings()))  # type: ignore[arg-type]
+        objects = ObjectStore(Settings(**self.settings()))  # type: ignore[arg-type]
 
-        def answers() -> bool:
-            try:
-                store.ensure_bucket()
-            except ObjectStoreUnavailable:
-                return False
-            return True
-
-        wait_until(answers, self.process, 30)
+        wait_until(lambda: bucket_is_there(objects), self.process, 30)
         return self.process
 
     def kill(self) -> None:

@@ -34,10 +34,7 @@ class ClipEngine:
 
     def load(self) -> list[Model]:
         """See Engine."""
-        ids = [entry.id for entry in self._library.entries("clip")]
-        for model_id in ids:
-            self._library.clip(model_id)
-        return self._library.describe(*ids)
+        return self._library.describe(*self._library.load_family("clip"))
 
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""

@@ -52,6 +52,14 @@ class ModelLibrary:
             raise ModelUnavailable(f"{model_id!r} is a {entry.family} model; this needs a {family} model")
         return entry
 
+    def load_family(self, family: str) -> list[str]:
+        """Load all of one family; their ids."""
+        load = {"vqgan": self.vqgan, "dalle": self.dalle, "clip": self.clip}[family]
+        ids = [entry.id for entry in self.entries(family)]
+        for model_id in ids:
+            load(model_id)
+        return ids
+
     def vqgan(self, model_id: str) -> VQGAN:
         """The VQGAN of that id."""
         return self._get(model_id, "vqgan", VQGAN)

@@ -54,13 +54,7 @@ class VqganClipEngine:
 
     def load(self) -> list[Model]:
         """See Engine."""
-        vqgans = [entry.id for entry in self._library.entries("vqgan")]
-        clips = [entry.id for entry in self._library.entries("clip")]
-        for model_id in vqgans:
-            self._library.vqgan(model_id)
-        for model_id in clips:
-            self._library.clip(model_id)
-        return self._library.describe(*vqgans, *clips)
+        return self._library.describe(*self._library.load_family("vqgan"), *self._library.load_family("clip"))
 
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""

@@ -7,6 +7,7 @@ black contours), and it comes from the training pictures' own edges.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,19 @@ def chosen(like: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     return uniform(like, 0.0, 1.0, generator) < chance
 
 
+def some(
+    x: Tensor,
+    chance: float,
+    generator: torch.Generator,
+    change: Callable[[Tensor], Tensor],
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Each picture of those `allowed` (B,) changed with that chance; the others cost nothing."""
+    drawn = torch.rand(x.shape[0], device=x.device, generator=generator) < chance
+    rows = (drawn if allowed is None else drawn & allowed).nonzero().flatten()
+    return x.index_copy(0, rows, change(x[rows])) if len(rows) else x
+
+
 def warp(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Turn, zoom, shear, shift; some closer views. White beyond the edge."""
     size = uniform(x, *settings.zoom, generator)
@@ -68,13 +82,12 @@ def luminance(x: Tensor) -> Tensor:
     return (x * weights).sum(1, keepdim=True)
 
 
-def recolour(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def recolour(x: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness, contrast, saturation; the white ground stays nearly white."""
     grey = luminance(x)
     saturated = grey + (x - grey) * uniform(x, 0.5, 1.6, generator)
     contrast = 1 - (1 - saturated) * uniform(x, 0.6, 1.3, generator)
-    shaded = contrast.clamp(0, 1) ** uniform(x, 0.7, 1.4, generator)
-    return torch.where(chosen(x, settings.colour, generator), shaded, x)
+    return contrast.clamp(0, 1) ** uniform(x, 0.7, 1.4, generator)
 
 
 def hue_matrix(angle: Tensor) -> Tensor:
@@ -92,6 +105,11 @@ def turn_hue(x: Tensor, angle: Tensor) -> Tensor:
     return torch.einsum("bij,bjhw->bihw", hue_matrix(angle).to(x.dtype), x).clamp(0, 1)
 
 
+def any_hue(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Colours turned by any angle, one per picture."""
+    return turn_hue(x, uniform(x, -math.pi, math.pi, generator).flatten())
+
+
 def edges(x: Tensor, thickness: int) -> Tensor:
     """(B, 1, H, W) in [0, 1]: 1 on contours, drawn `thickness` pixels wide."""
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -103,13 +121,12 @@ def edges(x: Tensor, thickness: int) -> Tensor:
     return F.max_pool2d(strength, 3, 1, 1) if thickness == 3 else F.max_pool2d(F.pad(strength, (0, 1, 0, 1)), 2, 1)
 
 
-def outline(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def outline(x: Tensor, generator: torch.Generator) -> Tensor:
     """Black contours, over the picture's colours, over pale ones, or over white."""
     line = edges(x, int(torch.randint(1, 4, (), generator=_cpu(generator))))
     ground = uniform(x, 0.0, 1.0, generator)
     paint = torch.where(ground < 0.2, torch.ones_like(x), torch.where(ground < 0.4, 0.5 + 0.5 * x, x))
-    drawn = paint * (1 - line * uniform(x, 0.7, 1.0, generator))
-    return torch.where(chosen(x, settings.outline, generator), drawn, x)
+    return paint * (1 - line * uniform(x, 0.7, 1.0, generator))
 
 
 def _cpu(generator: torch.Generator) -> torch.Generator:
@@ -118,23 +135,27 @@ def _cpu(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def tint_ground(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def tint_ground(x: Tensor, generator: torch.Generator) -> Tensor:
     """White turned into a colour, dark ones among them."""
     white = (x.amin(1, keepdim=True) - 0.93).clamp_min(0) / 0.07
     colour = torch.rand(x.shape[0], 3, 1, 1, device=x.device, generator=generator)
-    return torch.where(chosen(x, settings.ground, generator), x * (1 - white) + colour * white, x)
+    return x * (1 - white) + colour * white
 
 
-def soften(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def soften(x: Tensor, generator: torch.Generator) -> Tensor:
     """Lower resolution, or a blur, as decoded or enlarged pictures have."""
     small = F.interpolate(F.avg_pool2d(x, 2), size=x.shape[2:], mode="bilinear", align_corners=False)
-    return torch.where(chosen(x, settings.blur, generator), torch.lerp(x, small, uniform(x, 0.3, 1.0, generator)), x)
+    return torch.lerp(x, small, uniform(x, 0.3, 1.0, generator))
 
 
-def spoil(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Pixel noise, and a rectangle of one colour over a part."""
-    grain = torch.randn(x.shape, device=x.device, generator=generator) * uniform(x, 0.0, 0.12, generator)
-    x = torch.where(chosen(x, settings.noise, generator), (x + grain).clamp(0, 1), x)
+def grain(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixel noise."""
+    noise = torch.randn(x.shape, device=x.device, generator=generator) * uniform(x, 0.0, 0.12, generator)
+    return (x + noise).clamp(0, 1)
+
+
+def erase(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A rectangle of one colour over a part."""
     height, width = x.shape[2:]
     rows = torch.arange(height, device=x.device).view(1, 1, -1, 1) / height
     columns = torch.arange(width, device=x.device).view(1, 1, 1, -1) / width
@@ -142,18 +163,18 @@ def spoil(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tens
     tall, wide = uniform(x, 0.1, 0.4, generator), uniform(x, 0.1, 0.4, generator)
     inside = (rows > top) & (rows < top + tall) & (columns > left) & (columns < left + wide)
     colour = torch.rand(x.shape[0], 3, 1, 1, device=x.device, generator=generator)
-    return torch.where(inside & chosen(x, settings.erase, generator), colour, x)
+    return torch.where(inside, colour, x)
 
 
 def augment(x: Tensor, colour_matters: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """All of it. colour_matters (B,) bool: the caption names a colour, so hue stays and grey is not used."""
-    matters = colour_matters.view(-1, 1, 1, 1)
-    x = outline(x, settings, generator)
-    turned = turn_hue(x, uniform(x, -math.pi, math.pi, generator).flatten())
-    x = torch.where(chosen(x, settings.hue, generator) & ~matters, turned, x)
-    x = recolour(x, settings, generator)
-    x = torch.where(chosen(x, settings.grey, generator) & ~matters, luminance(x).expand_as(x), x)
+    x = some(x, settings.outline, generator, lambda part: outline(part, generator))
+    x = some(x, settings.hue, generator, lambda part: any_hue(part, generator), ~colour_matters)
+    x = some(x, settings.colour, generator, lambda part: recolour(part, generator))
+    x = some(x, settings.grey, generator, lambda part: luminance(part).expand_as(part), ~colour_matters)
     x = warp(x, settings, generator)
-    x = tint_ground(x, settings, generator)
-    x = soften(x, settings, generator)
-    return spoil(x, settings, generator).clamp(0, 1)
+    x = some(x, settings.ground, generator, lambda part: tint_ground(part, generator))
+    x = some(x, settings.blur, generator, lambda part: soften(part, generator))
+    x = some(x, settings.noise, generator, lambda part: grain(part, generator))
+    x = some(x, settings.erase, generator, lambda part: erase(part, generator))
+    return x.clamp(0, 1)

@@ -6,13 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.training.errors import TrainingError
 
@@ -126,9 +127,16 @@ def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any
     return [{"params": heavy, "weight_decay": weight_decay}, {"params": light, "weight_decay": 0.0}]
 
 
-def mixed(device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 for the heavy operations: on CUDA, and on CPUs, where it measured about 2.5 times faster."""
-    return torch.autocast(device.type, torch.bfloat16)
+@contextmanager
+def mixed(device: torch.device) -> Iterator[None]:
+    """bf16 for the heavy operations: on CUDA, and on CPUs, where it measured about 2.5 times faster.
+
+    On CPUs attention also goes by plain matrix products: of 0.57 s for 301 captions of 16 tokens and back, the fused
+    kernel's backward alone took 0.37 s; without it they take 0.23 s.
+    """
+    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16), plain:
+        yield
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
-import redis
 
 from api.auth import SCOPES, KeyStore
 from api.client.commands.show import show_rows
-from shared.errors import InvalidInput
+from shared.connection import connect
+from shared.errors import InvalidInput, StoreUnavailable
 from shared.settings import Settings
-from shared.store import connect
 
 __all__ = ["keys"]
 
@@ -23,8 +22,8 @@ def _key_store() -> Iterator[KeyStore]:
     client = connect(Settings.from_env())
     try:
         yield KeyStore(client)
-    except redis.RedisError as error:
-        raise click.ClickException(f"Redis does not answer: {error}") from None
+    except StoreUnavailable as error:
+        raise click.ClickException(error.message) from None
     except InvalidInput as error:
         raise click.BadParameter(f"{error.message} ({error.limit})", param_hint=error.field) from None
     finally:
