@@ -71,6 +71,11 @@ class Settings(BaseModel):
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
     drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")
     upload_tries: int = Field(8, ge=1, description="tries per artifact, full jitter up to 10 s between")
+    failpoint: str = Field(
+        "",
+        pattern=r"^((after_claim|before_upload|after_upload|after_commit|before_snapshot)(:[1-9][0-9]*)?)?$",
+        description="tests only: kill -9 oneself at the n-th pass of a point: after_upload:3 (worker/failpoints.py)",
+    )
 
     # Logs
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$", description="least severity written")

@@ -20,6 +20,7 @@ from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines
+from worker.failpoints import FailPoints
 from worker.heartbeat import Heartbeat
 from worker.hooks import Hooks, RunLog, RunMetrics
 from worker.inputs import Inputs
@@ -76,6 +77,7 @@ class WorkerNode:
             hooks=Hooks([RunMetrics(), RunLog()]),
             runs=self._runs,
             shelf=Shelf(),
+            failpoints=FailPoints(self.settings.failpoint),
         )
 
     @property

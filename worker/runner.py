@@ -31,6 +31,7 @@ from shared.specs import Spec, image_refs, parse_spec
 from shared.store import JobStore
 from worker.artifacts import Rendered, render
 from worker.engines.base import Engine, Output, StoppedWithOutput, Task
+from worker.failpoints import AFTER_CLAIM, AFTER_COMMIT, AFTER_UPLOAD, BEFORE_UPLOAD, FailPoints
 from worker.hooks import Ended, Hooks
 from worker.inputs import Inputs
 from worker.monitor import JobMonitor
@@ -60,6 +61,7 @@ class RunnerParts:
     hooks: Hooks
     runs: Runs
     shelf: Shelf
+    failpoints: FailPoints
 
 
 class Runner:
@@ -90,6 +92,7 @@ class Runner:
             on_preview=self._parts.previews.take,
         )
         self._parts.runs.open(monitor)
+        self._parts.failpoints.passing(AFTER_CLAIM)
         with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
             self._run(monitor)
         return True
@@ -107,6 +110,8 @@ class Runner:
             monitor.close()
             timings["run_s"] = round(time.monotonic() - started_at, 6)
             outcome = settle(self._parts.store, monitor, settlement)
+            if settlement.kind == "commit":
+                self._parts.failpoints.passing(AFTER_COMMIT)
         except Exception:
             log.exception("run could not be settled")  # its lease runs out, and the job is run again
         finally:
@@ -158,12 +163,14 @@ class Runner:
         state: JobState = JobState.SUCCEEDED,
         but: tuple[type[Stopped], ...] = (Cancelled,),
     ) -> Settlement:
+        self._parts.failpoints.passing(BEFORE_UPLOAD)
         with _timed(timings, "upload_s", bool(rendered.artifacts)):
             try:
                 stored = self._parts.uploads.put(rendered, monitor, but)
             except ObjectStoreUnavailable:
                 self._parts.shelf.put(monitor.claim, rendered)
                 raise
+        self._parts.failpoints.passing(AFTER_UPLOAD)
         return Settlement("commit", state=state, result=rendered.result(stored), timings=timings)
 
     def _keep_partial(self, stop: StoppedWithOutput, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:

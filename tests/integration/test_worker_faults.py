@@ -75,6 +75,36 @@ class TestKilled:
         assert record.error["code"] == "worker_lost"
         assert worker.stop(STOPPED_S) == 0
 
+    @pytest.mark.parametrize(
+        ("point", "passes", "outcomes"),
+        [
+            ("after_claim", 2, ["lost", "succeeded"]),
+            ("before_upload", 2, ["lost", "succeeded"]),
+            ("after_upload", 2, ["lost", "succeeded"]),
+            ("after_commit", 2, ["succeeded"]),
+        ],
+    )
+    def test_it_dies_in_the_gap_it_is_told(
+        self, point: str, passes: int, outcomes: list[str], probes: Settings, store: JobStore, objects: ObjectStore,
+        tenant: str, pool: str, tmp_path: Path,
+    ) -> None:  # fmt: skip
+        """The first job passes, the second meets its worker's death there, and ends once on another worker."""
+        quick = probes.model_copy(update={"lease_s": 1.0, "beat_s": 0.2})
+        doomed = Worker(quick.model_copy(update={"failpoint": f"{point}:{passes}"}), store, tmp_path)
+        first = until(store, tenant, submit(store, tenant, pool, write_bytes=10))
+        assert (first.state, first.attempt) == (JobState.SUCCEEDED, 1)
+        second = submit(store, tenant, pool, write_bytes=10)
+        eventually(lambda: doomed.process.exit_code is not None)
+        assert doomed.process.stop() == -signal.SIGKILL
+        assert f"failpoint {point}" in doomed.log
+        other = Worker(quick, store, tmp_path)
+        record = until(store, tenant, second)
+        assert [attempt.outcome for attempt in record.attempts] == outcomes
+        assert record.result is not None
+        (file,) = record.result["files"]
+        assert hashlib.sha256(objects.get(file["key"])).hexdigest() == file["sha256"]
+        assert other.stop(STOPPED_S) == 0
+
     def test_a_frozen_worker_cannot_commit_late(
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
