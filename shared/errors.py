@@ -22,7 +22,8 @@ DreamqueueError
 │   ├── Cancelled          cancelled              the caller asked for it
 │   ├── DeadlineExceeded   deadline_exceeded      the job's deadline passed while it ran
 │   ├── LeaseLost          lease_lost             another attempt owns the job
-│   └── Draining           draining               the worker is told to stop; the job goes back
+│   ├── Draining           draining               the worker is told to stop; the job goes back
+│   └── Yielded            yielded                paused, or a high job needs the slot; the job goes back
 ├── WorkerLost             worker_lost            workers died under this job too often
 └── Internal               internal               a fault of ours; retryable
 """
@@ -57,6 +58,7 @@ __all__ = [
     "Unavailable",
     "UnreadableImage",
     "WorkerLost",
+    "Yielded",
 ]
 
 
@@ -224,6 +226,13 @@ class Draining(Stopped):
     """The worker is told to stop; the job goes back to the queue without a penalty."""
 
     code = "draining"
+
+
+class Yielded(Stopped):
+    """The job stands aside: its caller paused it, or one of high priority needs the slot. It goes back without a
+    penalty; an engine that can go on later takes a snapshot first."""
+
+    code = "yielded"
 
 
 class WorkerLost(DreamqueueError):

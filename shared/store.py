@@ -38,6 +38,7 @@ class Signal(StrEnum):
 
     OK = "ok"
     CANCEL = "cancel"  # stop at the next step and commit what is finished
+    YIELD = "yield"  # stop at the next step, take a snapshot if the engine can, give the job back
     LOST = "lost"  # another attempt owns the job; throw everything away
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL.Image import Image
 
-from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped
+from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped, Yielded
 from shared.jobs import Claim
 from shared.store import Signal
 
 __all__ = ["JobMonitor"]
 
 # What the higher one says goes: a job that is someone else's is not ours to cancel or give back.
-_RANK: dict[type[Stopped], int] = {Draining: 0, Cancelled: 1, LeaseLost: 2}
+_RANK: dict[type[Stopped], int] = {Yielded: 0, Draining: 1, Cancelled: 2, LeaseLost: 3}
 _RUNNING_SHARE = 0.95  # of the progress bar; the rest is encoding, upload and commit
 
 
@@ -100,6 +100,8 @@ class JobMonitor:
         self.lease_until = max(self.lease_until, at + self._lease_s)
         if signal is Signal.CANCEL:
             self.stop(Cancelled("cancelled by the caller"))
+        elif signal is Signal.YIELD:
+            self.stop(Yielded("paused, or called away for a job of high priority"))
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not past an interruption."""

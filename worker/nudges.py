@@ -1,4 +1,4 @@
-"""Hears of cancels at once, instead of at the next beat. Losing the connection costs speed only."""
+"""Hears of cancels and pauses at once, instead of at the next beat. Losing the connection costs speed only."""
 
 from __future__ import annotations
 
@@ -33,8 +33,16 @@ class Nudges:
                 while self.thread.pause(0):
                     message = channel.get_message(timeout=POLL_S)
                     if message:
-                        self._runs.cancel(message["data"])
+                        self._heard(message["data"])
         except (redis.RedisError, OSError):
             pass  # the heartbeat says what is wrong with the store; beats carry cancels meanwhile
         finally:
             client.close()
+
+    def _heard(self, message: str) -> None:
+        """A bare ref is a cancel, as ever; a word in front of it asks for something else."""
+        word, _, ref = message.rpartition(" ")
+        if word == "pause":
+            self._runs.pause(ref)
+        elif not word:
+            self._runs.cancel(ref)

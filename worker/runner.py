@@ -23,6 +23,7 @@ from shared.errors import (
     OutOfMemory,
     Stopped,
     StoreUnavailable,
+    Yielded,
 )
 from shared.jobs import Claim, JobState
 from shared.logs import get_logger
@@ -122,7 +123,7 @@ class Runner:
         """Everything up to telling the store; every way a run can end becomes a Settlement."""
         try:
             rendered = self._parts.shelf.take(monitor.claim) or self._make(monitor, timings)
-            monitor.check(but=(Cancelled,))
+            monitor.check(but=(Cancelled, Yielded))  # what is made is not thrown away for a pause
             return self._commit(rendered, monitor, timings)
         except StoppedWithOutput as stop:
             return self._keep_partial(stop, monitor, timings)
@@ -161,7 +162,7 @@ class Runner:
         timings: dict[str, float],
         *,
         state: JobState = JobState.SUCCEEDED,
-        but: tuple[type[Stopped], ...] = (Cancelled,),
+        but: tuple[type[Stopped], ...] = (Cancelled, Yielded),
     ) -> Settlement:
         self._parts.failpoints.passing(BEFORE_UPLOAD)
         with _timed(timings, "upload_s", bool(rendered.artifacts)):
@@ -179,7 +180,7 @@ class Runner:
             return self._stopped(stop.cause, timings)
         try:
             rendered = self._render(stop.output, timings)
-            but = (Cancelled, DeadlineExceeded)
+            but = (Cancelled, Yielded, DeadlineExceeded)
             kept = self._commit(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
         except Stopped as stopped:
             return self._stopped(stopped, timings)

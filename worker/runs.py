@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from shared import keys
-from shared.errors import Cancelled, Draining
+from shared.errors import Cancelled, Draining, Yielded
 from worker.monitor import JobMonitor
 
 __all__ = ["Runs"]
@@ -47,6 +47,13 @@ class Runs:
             monitor = self._monitors.get(ref)
         if monitor:
             monitor.stop(Cancelled("cancelled by the caller"))
+
+    def pause(self, ref: str) -> None:
+        """The caller wants this job to stand still; it goes back to the queue, where it is held."""
+        with self._lock:
+            monitor = self._monitors.get(ref)
+        if monitor:
+            monitor.stop(Yielded("paused by the caller"))
 
     def give_up(self) -> None:
         """Stop every run at its next step; their jobs go back to the queue."""

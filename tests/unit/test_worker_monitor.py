@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped
+from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped, Yielded
 from shared.jobs import Claim
 from shared.store import Signal
 from worker.monitor import JobMonitor
@@ -52,6 +52,8 @@ def test_nothing_stops_a_quiet_run() -> None:
         ([Cancelled, LeaseLost], LeaseLost),
         ([LeaseLost, Cancelled], LeaseLost),
         ([Draining], Draining),
+        ([Yielded, Draining], Draining),
+        ([Cancelled, Yielded], Cancelled),
     ],
 )
 def test_the_stronger_cause_wins(causes: list[type[Stopped]], expected: type[Stopped]) -> None:
@@ -83,6 +85,16 @@ def test_signals_of_the_store() -> None:
         monitor.check()
     monitor.renewed(now, Signal.LOST)
     with pytest.raises(LeaseLost):
+        monitor.check()
+
+
+def test_a_yield_is_the_weakest_cause() -> None:
+    monitor = Made().monitor
+    monitor.renewed(time.monotonic(), Signal.YIELD)
+    with pytest.raises(Yielded):
+        monitor.check()
+    monitor.renewed(time.monotonic(), Signal.CANCEL)
+    with pytest.raises(Cancelled):
         monitor.check()
 
 
@@ -132,6 +144,17 @@ class TestRuns:
         runs.cancel("t:one")
         runs.cancel("t:unknown")
         with pytest.raises(Cancelled):
+            one.check()
+        other.check()
+
+    def test_a_pause_reaches_its_job_only(self) -> None:
+        runs = Runs()
+        one, other = Made(job_id="one").monitor, Made(job_id="other").monitor
+        runs.open(one)
+        runs.open(other)
+        runs.pause("t:one")
+        runs.pause("t:unknown")
+        with pytest.raises(Yielded):
             one.check()
         other.check()
 
