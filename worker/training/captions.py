@@ -22,18 +22,25 @@ STYLES = {
     "noto": "noto style", "twemoji": "twemoji style", "fluent-emoji": "3d style", "fluent-emoji-flat": "flat style",
     "emojione": "emojione style", "noto-v1": "old noto style", "fxemoji": "firefox style",
 }  # fmt: skip
+_SENTENCE = re.compile(r"(a|an|the|this|that|these|some|my|his|her|their|several|many) |(\S+ ){9}")
 _HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue"), (290, "purple"), (345, "pink"))
 
 
-def colour_word(picture: Tensor) -> str | None:
-    """The one colour that covers most of a picture (3, H, W) uint8 besides its white ground, or None."""
+def colour_word(picture: Tensor, keywords: Sequence[str] = ()) -> str | None:
+    """The one colour that covers most of a picture (3, H, W) uint8 besides its white ground, or None.
+
+    A colour that a keyword names needs a quarter of the picture only: a rose is red, whatever its leaves.
+    """
     pixels = picture.permute(1, 2, 0).reshape(-1, 3).numpy()[::3]
     inked = pixels[(pixels < 245).any(1)] / 255.0
     if len(inked) < 60:
         return None
-    counts = np.bincount(_colour_numbers(inked), minlength=len(COLOURS))
-    best = int(counts.argmax())
-    sure = counts[best] > 0.55 * len(inked) and COLOURS[best] != "white"
+    shares = np.bincount(_colour_numbers(inked), minlength=len(COLOURS)) / len(inked)
+    named = [word for word in ("grey" if word == "gray" else word for word in keywords) if word in COLOURS[:-3]]
+    best = int(shares.argmax())
+    if len(named) == 1 and shares[COLOURS.index(named[0])] > 0.25:
+        return named[0]
+    sure = shares[best] > 0.55 and COLOURS[best] != "white"
     return COLOURS[best] if sure else None
 
 
@@ -61,6 +68,11 @@ def has_colour(text: str) -> bool:
     return any(word in COLOURS or word in ("gray", "golden", "rainbow") for word in text.split())
 
 
+def is_sentence(text: str) -> bool:
+    """True for a caption that says it all, as in sets of one's own: it goes into no form and takes no colour."""
+    return _SENTENCE.match(text) is not None
+
+
 def write_captions(row: Row, count: int, rng: np.random.Generator, colour: str | None, styles: bool) -> list[str]:
     """`count` captions of one picture: half of them its name, the rest other names, keywords, colour, style."""
     return [_caption(row, rng, colour, styles) for _ in range(count)]
@@ -73,8 +85,10 @@ def _caption(row: Row, rng: np.random.Generator, colour: str | None, styles: boo
         core = str(rng.choice(row.aliases))
     elif draw < 0.30 and row.keywords:
         core = str(rng.choice(row.keywords))
-    elif draw < 0.38 and row.keywords:
+    elif draw < 0.38 and row.keywords and not is_sentence(core):
         core = f"{row.name} {rng.choice(row.keywords)}"
+    if is_sentence(core):
+        return core
     if colour and not has_colour(core) and rng.random() < 0.3:
         core = f"{colour} {core}"
     text = str(rng.choice(FORMS)).format(core)

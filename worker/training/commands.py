@@ -1,4 +1,4 @@
-"""The command group `train`: one command per stage, in the order data, clip, vqgan, dalle, eval, export."""
+"""The command group `train`: one command per stage, in the order data, clip, vqgan, dalle, unclip, eval, export."""
 
 from __future__ import annotations
 
@@ -12,9 +12,22 @@ import click
 DATA = Path(".train")
 
 
-@click.group()
+class Stages(click.Group):
+    """A group whose commands end with one line, not a trace, where a stage cannot go on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, with TrainingError told as a command's error."""
+        from worker.training.errors import TrainingError
+
+        try:
+            return super().invoke(ctx)
+        except TrainingError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Stages)
 def train() -> None:
-    """Make the embedded models again: data, clip, vqgan, dalle, eval, export."""
+    """Make the embedded models again: data, clip, vqgan, dalle, unclip, eval, export."""
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,19 +78,69 @@ def tokenizer_at(data: Path) -> Any:
     return CaptionTokenizer.load(data / "tokenizer.json")
 
 
+def of_ones_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a set of one's own."""
+    place = click.Path(path_type=Path, exists=True)
+    options = [
+        click.option("--from", "path", type=place, help="take this set in place of the emoji: a .csv or .tsv, a folder "
+                     "of pictures with .txt files beside them, a webdataset .tar or a folder of them"),
+        click.option("--name", "design", default="", help="of the set, for the manifest: a-z 0-9 . _ -"),
+        click.option("--source", default="", help="package, address or owner of the set, for the manifest"),
+        click.option("--licence", default="", help="SPDX name of its licence, for the manifest"),
+        click.option("--set-version", default="", help="of the set, for the manifest"),
+        click.option("--held-out", type=place, help="pictures that are only measured on, in any of these forms"),
+        click.option("--held-out-share", default=0.05, show_default=True, help="else this share, by hash of name"),
+        click.option("--image-column", default="image", show_default=True),
+        click.option("--caption-column", default="caption", show_default=True, help="of a table, or of .json members"),
+        click.option("--keywords-column", default="keywords", show_default=True, help="optional; apart by , ; or |"),
+        click.option("--skip-bad", is_flag=True, help="tell and leave out what cannot be read"),
+        click.option("--max-pixels", default=50_000_000, show_default=True, help="refuse pictures that claim more"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @train.command()
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
 @click.option("--share-alike", is_flag=True, help="also take emojione-v1, which is CC-BY-SA")
-def data(data: Path, share_alike: bool) -> None:
-    """Fetch the emoji packages, render them, write train.zip, heldout.zip and tokenizer.json."""
+@of_ones_own
+def data(data: Path, share_alike: bool, path: Path | None, **own: Any) -> None:
+    """Write train.zip, heldout.zip and tokenizer.json: of the emoji packages, or of a set of your own (--from)."""
     from worker.training.captions import train_tokenizer
     from worker.training.data import Pictures, build
 
-    for design, count in build(data, share_alike).items():
-        click.echo(f"{design:20} {count:5}")
+    if path is not None:
+        _import_own(data, path, own)
+    else:
+        for design, count in build(data, share_alike).items():
+            click.echo(f"{design:20} {count:5}")
     tokenizer = train_tokenizer(Pictures.training(data).rows)
     tokenizer.save(str(data / "tokenizer.json"))
     click.echo(f"{'tokenizer entries':20} {tokenizer.get_vocab_size():5}")
+
+
+def _import_own(data: Path, path: Path, own: dict[str, Any]) -> None:
+    from worker.training.folders import Columns
+    from worker.training.imports import ImportPlan, Origin, import_set
+
+    done = import_set(
+        ImportPlan(
+            path=path,
+            origin=Origin(own["design"], own["source"], own["licence"], own["set_version"]),
+            held_out=own["held_out"],
+            share=own["held_out_share"],
+            columns=Columns(own["image_column"], own["caption_column"], own["keywords_column"]),
+            skip_bad=own["skip_bad"],
+            max_pixels=own["max_pixels"],
+        ),
+        data,
+    )
+    for fault in done.faults:
+        click.echo(f"left out: {fault}", err=True)
+    counts = (("training", done.training), ("held out", done.held_out), ("met again", done.again))
+    for name, count in (*counts, ("left out", len(done.faults))):
+        click.echo(f"{name:20} {count:5}")
 
 
 @train.command()
@@ -123,6 +186,24 @@ def dalle(data: Path, out: Path, minutes: float | None, steps: int | None, devic
     recipe = changed(DalleRecipe(), batch, sets)
     budget = Budget(minutes, steps)
     train_dalle(data, out, codes, tokenizer_at(data), recipe, budget, pick_device(device), resume, compiled)
+
+
+@train.command()
+@stage
+@click.option("--clip", "clip_folder", type=click.Path(path_type=Path), required=True, help="trained CLIP")
+@click.option("--vqgan", "vqgan_folder", type=click.Path(path_type=Path), required=True, help="trained VQGAN")
+def unclip(data: Path, out: Path, minutes: float | None, steps: int | None, device: str | None, batch: int | None,
+           resume: bool, sets: tuple[str, ...], clip_folder: Path, vqgan_folder: Path) -> None:  # fmt: skip
+    """Train unCLIP's prior and decoder."""
+    from worker.checkpoints.loading import open_folder
+    from worker.training.loop import Budget
+    from worker.training.unclip import UnclipRecipe, train_unclip
+    from worker.training.vectors import Frozen
+
+    vectors: Any = open_folder("clip", clip_folder, data / "tokenizer.json")
+    codes: Any = open_folder("vqgan", vqgan_folder)
+    recipe = changed(UnclipRecipe(), batch, sets)
+    train_unclip(data, out, Frozen(vectors, codes), recipe, Budget(minutes, steps), pick_device(device), resume)
 
 
 @train.command()

@@ -1,7 +1,8 @@
 """The data set: fetched as npm packages, rendered from SVG, written as two zip files and a manifest.
 
 `train.zip` holds the training designs, `heldout.zip` the held-out one: each `manifest.jsonl` plus one lossless WebP per
-picture. `Pictures.training` refuses any file in which the held-out design appears.
+picture. `Pictures.training` refuses any file in which the held-out design, or any held-out picture, appears. Sets of
+one's own come into the same form by `imports`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from worker.training import emoji
@@ -55,11 +56,15 @@ class Pictures:
 
     @classmethod
     def training(cls, folder: Path) -> Pictures:
-        """The training designs; HeldOutLeak if the held-out design is among them."""
+        """The training pictures; HeldOutLeak if the held-out design or a picture of heldout.zip is among them."""
         pictures = cls.read(folder / TRAIN)
         leaked = sum(is_held_out(row) for row in pictures.rows)
         if leaked:
             raise HeldOutLeak(f"{folder / TRAIN} holds {leaked} pictures of {emoji.HELD_OUT_SET}")
+        kept_out = {row.sha256 for row in read_manifest(folder / HELD_OUT)} if (folder / HELD_OUT).exists() else set()
+        again = [row.file for row in pictures.rows if row.sha256 in kept_out]
+        if again:
+            raise HeldOutLeak(f"{folder / TRAIN} holds {len(again)} pictures of {HELD_OUT}, {again[0]} first")
         return pictures
 
     @classmethod
@@ -70,14 +75,22 @@ class Pictures:
     @classmethod
     def read(cls, path: Path) -> Pictures:
         """Decode one zip file."""
+        rows = read_manifest(path)
         try:
             with zipfile.ZipFile(path) as file:
-                lines = file.read("manifest.jsonl").decode().splitlines()
-                rows = [_row(json.loads(line)) for line in lines]
                 arrays = [np.asarray(Image.open(io.BytesIO(file.read(row.file))).convert("RGB")) for row in rows]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"no data set at {path}: {error}") from error
         return cls(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), rows)
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """The rows of one zip file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [_row(json.loads(line)) for line in file.read("manifest.jsonl").decode().splitlines()]
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"no data set at {path}: {error}") from error
 
 
 def _row(values: dict[str, object]) -> Row:
@@ -144,11 +157,15 @@ def render(svg: str, side: int = SIDE) -> np.ndarray:
     import resvg_py
 
     data = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background="white")
-    picture = Image.open(io.BytesIO(bytes(data))).convert("RGB")
+    return squared(Image.open(io.BytesIO(bytes(data))).convert("RGB"), side)
+
+
+def squared(picture: Image.Image, side: int = SIDE) -> np.ndarray:
+    """An RGB picture in the middle of a white square, (side, side, 3) uint8, its shape kept."""
     if picture.size != (side, side):
         square = Image.new("RGB", (side, side), "white")
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        fitted = ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
+        square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
         picture = square
     return np.asarray(picture)
 

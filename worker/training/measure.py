@@ -22,20 +22,26 @@ def _chunks(images: Tensor, clip: Clip) -> Tensor:
 
 @torch.inference_mode()
 def clip_figures(clip: Clip, pictures: Pictures) -> dict[str, float]:
-    """Zero-shot top 1 and top 5 (%) over all names of `pictures`, and text-to-picture recall at 10 (%)."""
-    names = [row.name for row in pictures.rows]
-    scores = _chunks(pictures.images, clip) @ class_embeddings(clip, names, TEMPLATES).t()  # (N, N)
+    """Zero-shot top 1 and top 5 (%) over all names of `pictures`, and text-to-picture recall at 10 (%).
+
+    Pictures may share a name, as in sets of one's own; a name finds its picture if it finds any of them.
+    """
+    names = list(dict.fromkeys(row.name for row in pictures.rows))
+    place = {name: index for index, name in enumerate(names)}
+    scores = _chunks(pictures.images, clip) @ class_embeddings(clip, names, TEMPLATES).t()  # (N, names)
+    things = torch.tensor([place[row.name] for row in pictures.rows], device=scores.device)
+    right = things[:, None] == torch.arange(len(names), device=scores.device)  # (N, names)
     return {
-        "clip_heldout_top1": share_right(scores, 1),
-        "clip_heldout_top5": share_right(scores, 5),
-        "clip_heldout_recall_at_10": share_right(scores.t(), 10),
+        "clip_heldout_top1": share_right(scores, right, 1),
+        "clip_heldout_top5": share_right(scores, right, 5),
+        "clip_heldout_recall_at_10": share_right(scores.t(), right.t(), 10),
     }
 
 
-def share_right(scores: Tensor, k: int) -> float:
-    """% of rows of (N, N) scores whose diagonal entry is among the row's k greatest."""
-    right = torch.arange(scores.shape[0], device=scores.device)[:, None]
-    return 100.0 * float((scores.topk(k, dim=1).indices == right).any(1).float().mean())
+def share_right(scores: Tensor, right: Tensor, k: int) -> float:
+    """% of rows of (N, M) scores with a `right` (N, M) one among the row's k greatest."""
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+    return 100.0 * float(right.gather(1, best).any(1).float().mean())
 
 
 @torch.inference_mode()
@@ -60,4 +66,4 @@ def judged(judge: Clip, images: Tensor, right: Sequence[int], names: Sequence[st
     """% of generated pictures (B, 3, H, W) in [0, 1] whose true name is among the judge's k best of `names`."""
     scores = judge.encode_image(images.to(judge.mean.device)) @ class_embeddings(judge, names, TEMPLATES).t()
     truth = torch.tensor(right, device=scores.device)[:, None]
-    return 100.0 * float((scores.topk(k, dim=1).indices == truth).any(1).float().mean())
+    return share_right(scores, truth == torch.arange(len(names), device=scores.device), k)
