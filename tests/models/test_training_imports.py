@@ -18,7 +18,7 @@ from worker.training.captions import write_captions
 from worker.training.commands import train
 from worker.training.data import HELD_OUT, TRAIN, Pictures, read_manifest
 from worker.training.errors import DataError, HeldOutLeak, TrainingError
-from worker.training.imports import ImportPlan, Imported, Origin, decode, import_set, is_set_aside
+from worker.training.imports import Imported, ImportPlan, Origin, decode, import_set, is_set_aside
 
 WORDS = ("Red  Apple", "blue heart", "a green tree by the river", "sun", "moon", "fish", "cup", "key")
 MINE = Origin("mine", "https://example.org/mine", "CC0-1.0", "3")
