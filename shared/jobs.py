@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["FINAL", "PRIORITIES", "TRANSITIONS", "Attempt", "Claim", "JobRecord", "JobState", "NewJob"]
+__all__ = ["FINAL", "PRIORITIES", "TRANSITIONS", "Attempt", "Claim", "JobRecord", "JobState", "NewJob", "SavedRun"]
 
 
 class JobState(StrEnum):
@@ -76,6 +76,16 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class SavedRun:
+    """A snapshot in the object store, as the record notes it."""
+
+    key: str
+    step: int  # how far the run was
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """What a worker gets when it asks for work."""
 
@@ -89,6 +99,7 @@ class Claim:
     deadline_at_ms: int | None
     failures: int  # attempts of this job that ended in a retryable error so far
     claimed_at_ms: int = 0  # the claim's own time, so that waits and deadlines need no host clock
+    snapshot: SavedRun | None = None  # what an earlier attempt saved last
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,11 @@ class ObjectStore:
             )
         return url
 
+    def delete(self, key: str) -> None:
+        """Delete one object; a missing one is no error."""
+        with _translated(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
     def delete_prefix(self, prefix: str) -> int:
         """Delete everything under `prefix`; how many objects went. Missing ones are no error."""
         deleted = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from shared import keys
 from shared.connection import guarded
 from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound, QueueFull
 from shared.fleet import FleetStore, PoolInfo, WorkerInfo
-from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob
+from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob, SavedRun
 
 __all__ = ["JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Submitted", "WorkerInfo"]
 
@@ -159,7 +159,7 @@ class JobStore(FleetStore):
         reply = self._run("claim", pool, worker, self._lease_ms)
         if not reply:
             return None
-        tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at = reply
+        tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, saved = reply
         return Claim(
             tenant=tenant,
             id=job_id,
@@ -171,6 +171,7 @@ class JobStore(FleetStore):
             deadline_at_ms=int(deadline_at) if deadline_at else None,
             failures=int(failures),
             claimed_at_ms=int(claimed_at),
+            snapshot=SavedRun(**json.loads(saved)) if saved else None,
         )
 
     @guarded
@@ -250,6 +251,16 @@ class JobStore(FleetStore):
     def release(self, claim: Claim) -> JobState:
         """Give the job back without a penalty. Raises LeaseLost."""
         return self._settled(self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt))
+
+    @guarded
+    def note_snapshot(self, claim: Claim, saved: SavedRun) -> Signal:
+        """The next attempt's claim carries `saved`. OK, or LOST; renews no lease."""
+        return Signal(self._run("snapshot", keys.ref(claim.tenant, claim.id), claim.attempt, json.dumps(asdict(saved))))
+
+    @guarded
+    def abandon(self, claim: Claim) -> Signal:
+        """This worker dies under the job: its lease ends now, and the next sweep counts the loss. OK or LOST."""
+        return Signal(self._run("abandon", keys.ref(claim.tenant, claim.id), claim.attempt))
 
     @staticmethod
     def _settled(reply: str) -> JobState:

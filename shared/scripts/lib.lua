@@ -19,6 +19,10 @@ local function emit(ref, type, data)
   redis.call('XADD', 'dq:events:' .. ref, 'MAXLEN', '~', conf.events_max_len, '*', 'type', type, 'data', data)
 end
 
+-- With its memory full, Redis refuses a script whose first write could need more (6.2 and 7 alike), as a whole. What
+-- keeps a job alive, moves it or ends it must go through even then: it calls this first, a write that needs nothing.
+local function even_when_full() redis.call('DEL', 'dq:nothing') end
+
 local function ring(pool)
   local id = 'bell-' .. redis.call('INCR', 'dq:bells')
   local message = string.gsub(conf.doorbell, '@ID@', id)
@@ -33,6 +37,7 @@ local function stride_of(tenant)
   return math.floor(STRIDE / weight)
 end
 
+-- Into its tenant's line.
 local function enqueue(pool, ref, rank)
   local tenant, id = split(ref)
   redis.call('ZADD', 'dq:ready:' .. pool .. ':' .. tenant, rank, id)
@@ -56,10 +61,38 @@ local function retire_turn(pool, tenant)
   end
 end
 
+-- The job that a claim would take from the line now, if any: its tenant, id, and the time of that tenant's turn.
+local function first_in_line(pool)
+  local head = redis.call('ZRANGE', 'dq:turn:' .. pool, 0, 0, 'WITHSCORES')
+  if #head == 0 then return nil end
+  return head[1], redis.call('ZRANGE', 'dq:ready:' .. pool .. ':' .. head[1], 0, 0)[1], tonumber(head[2])
+end
+
+-- A job under which so many workers died gets its next one to itself; if that dies too, the job was it.
+local function is_suspect(losses) return tonumber(losses) >= conf.max_losses - 1 end
+
+-- Where a queued job waits: held while its caller pauses it, among the suspects, or in its tenant's line.
+local function place(ref)
+  local pool, rank, losses, paused = unpack(redis.call('HMGET', job_key(ref), 'pool', 'rank', 'losses', 'paused'))
+  if paused ~= '1' and not is_suspect(losses) then
+    enqueue(pool, ref, rank)
+    ring(pool)
+    return
+  end
+  redis.call('INCR', 'dq:queued:' .. (split(ref)))
+  if paused == '1' then
+    redis.call('ZADD', 'dq:held', now, ref)
+  else
+    redis.call('ZADD', 'dq:suspects:' .. pool, now, ref)
+    ring(pool)
+  end
+end
+
 local function dequeue(pool, ref)
   local tenant, id = split(ref)
   local removed = redis.call('ZREM', 'dq:ready:' .. pool .. ':' .. tenant, id)
-    + redis.call('ZREM', 'dq:delayed', ref)
+    + redis.call('ZREM', 'dq:delayed', ref) + redis.call('ZREM', 'dq:held', ref)
+    + redis.call('ZREM', 'dq:suspects:' .. pool, ref)
   if removed > 0 then redis.call('DECR', 'dq:queued:' .. tenant) end
   retire_turn(pool, tenant)
 end
@@ -80,6 +113,8 @@ local function finish(ref, state, err)
   local key = job_key(ref)
   local kind = redis.call('HGET', key, 'kind')
   redis.call('HSET', key, 'state', state, 'finished_at', now, 'expires_at', now + conf.result_ttl_ms, 'due_at', '')
+  redis.call('HDEL', key, 'paused')
+  redis.call('HDEL', key, 'snapshot')
   if err and err ~= '' then redis.call('HSET', key, 'error', err) end
   redis.call('ZREM', 'dq:leases', ref)
   redis.call('ZREM', 'dq:deadlines', ref)
@@ -94,13 +129,12 @@ end
 -- Back to the queue at its old rank, so a job that lost its worker does not lose its place.
 local function requeue(ref, reason)
   local key = job_key(ref)
-  local pool, rank, deadline = unpack(redis.call('HMGET', key, 'pool', 'rank', 'deadline_at'))
+  local deadline = redis.call('HGET', key, 'deadline_at')
   redis.call('ZREM', 'dq:leases', ref)
   redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', '')
   if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
-  enqueue(pool, ref, rank)
   emit(ref, 'queued', '{"state":"queued","reason":"' .. reason .. '"}')
-  ring(pool)
+  place(ref)
 end
 
 -- Whether attempt still owns the running job. A refusal is counted: it is a late worker being fenced off.
@@ -109,6 +143,13 @@ local function owns(ref, attempt)
   if state == 'running' and current == attempt then return true end
   redis.call('HINCRBY', 'dq:counts', 'all:fenced', 1)
   return false
+end
+
+-- What the owner of a running job is told: 'cancel', 'yield' (paused, or called away for a high job) or 'ok'.
+local function word_to_owner(ref)
+  local cancel, paused, yield, attempt = unpack(redis.call('HMGET', job_key(ref), 'cancel', 'paused', 'yield', 'attempt'))
+  if cancel == '1' then return 'cancel' end
+  return (paused == '1' or yield == attempt) and 'yield' or 'ok'
 end
 
 local function is_cancelling(ref) return redis.call('HGET', job_key(ref), 'cancel') == '1' end

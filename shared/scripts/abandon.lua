@@ -1,0 +1,8 @@
+-- The owner is about to die under this job and knows it: the lease ends now, and whoever reaps next counts the loss.
+--   dq:leases zset  moved to now
+-- ARGV 2 ref  3 attempt
+-- Returns 'ok' or 'lost'
+local ref = ARGV[2]
+if not owns(ref, ARGV[3]) then return 'lost' end
+redis.call('ZADD', 'dq:leases', now, ref)
+return 'ok'
