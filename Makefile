@@ -8,7 +8,7 @@ ONLY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo up test check bench clean
+.PHONY: demo up test check bench faults clean
 
 demo: $(VENV)/.local
 	@$(BIN)/dreamqueue demo --port $(PORT) --data $(DATA) --out $(OUT)
@@ -28,6 +28,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks --only "$(ONLY)"
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults --only "$(ONLY)"
 
 clean:
 	rm -rf $(VENV) out .dreamqueue build *.egg-info

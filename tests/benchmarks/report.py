@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Report"]
+__all__ = ["Report", "context"]
 
 PATH = Path("out/bench.jsonl")
 
@@ -49,14 +49,15 @@ class Report:
             "target": target,
             "holds": holds,
             "peer": peer,
-            "context": _context(),
+            "context": context(),
         }
         with PATH.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 @functools.cache
-def _context() -> dict[str, Any]:
+def context() -> dict[str, Any]:
+    """Where and of what a measure was taken."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),

@@ -1,0 +1,109 @@
+"""`python -m tests.faults.effects`: the worker as it is, with a witness at its engines and at its commits.
+
+The witness writes to the ledger, not to the worker's log, and plays what only a process itself can: a segfault in
+the engine, a freeze in the gap before the commit, a host clock that is wrong. FAULTS_LEDGER is the file;
+FAULTS_CLOCK_SHIFT_S moves what this process takes for the time of day.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.faults.ledger import Ledger
+
+__all__ = ["FREEZES_BEFORE_COMMIT", "SEGFAULTS", "main"]
+
+# A probe that writes exactly so many bytes is one of these; the load generator writes fewer.
+SEGFAULTS = 666_001  # kills its process, on every attempt
+FREEZES_BEFORE_COMMIT = 666_002  # SIGSTOPs its process between upload and commit, on its first attempt
+
+
+def main() -> int:
+    """Run the worker under observation."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _shift_clock(float(os.environ.get("FAULTS_CLOCK_SHIFT_S", "0")))
+    from worker import app, node
+
+    ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
+    node.build_engines = _witnessed_engines(node.build_engines, ledger)  # type: ignore[attr-defined]
+    node.JobStore = _witnessed_store(node.JobStore, ledger)  # type: ignore[attr-defined, misc]
+    return app.main()
+
+
+def _witnessed_engines(build: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+    def build_witnessed(*arguments: Any, **options: Any) -> Any:
+        engines = build(*arguments, **options)
+        for engine in set(engines.values()):
+            engine.run = _witnessed(engine.run, ledger)
+        return engines
+
+    return build_witnessed
+
+
+def _witnessed(run: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+    def run_witnessed(task: Any, monitor: Any) -> Any:
+        claim = monitor.claim
+        started_at = ledger.note("run", id=claim.id, attempt=claim.attempt)
+        if claim.spec.get("write_bytes") == SEGFAULTS:
+            ctypes.string_at(0)
+        output = run(task, monitor)
+        took_s = time.clock_gettime(time.CLOCK_REALTIME) - started_at
+        ledger.note("ran", id=claim.id, attempt=claim.attempt, took_s=round(took_s, 4))
+        return output
+
+    return run_witnessed
+
+
+def _witnessed_store(store: type, ledger: Ledger) -> type:
+    from shared.errors import LeaseLost
+
+    class WitnessedStore(store):  # type: ignore[misc, valid-type]
+        """Notes what became of each commit."""
+
+        def commit(self, claim: Any, *arguments: Any, **options: Any) -> Any:
+            if claim.spec.get("write_bytes") == FREEZES_BEFORE_COMMIT and claim.attempt == 1:
+                ledger.note("frozen", id=claim.id, attempt=claim.attempt)
+                os.kill(os.getpid(), signal.SIGSTOP)
+            try:
+                state = super().commit(claim, *arguments, **options)
+            except LeaseLost:
+                ledger.note("late", id=claim.id, attempt=claim.attempt)
+                raise
+            ledger.note("commit", id=claim.id, attempt=claim.attempt, state=state.value)
+            return state
+
+    return WitnessedStore
+
+
+def _shift_clock(shift_s: float) -> None:
+    """What Python code of this process reads as the time of day, moved; monotonic time stays."""
+    if not shift_s:
+        return
+    true_time, true_datetime = time.time, datetime.datetime
+    time.time = lambda: true_time() + shift_s
+    time.time_ns = lambda: int(time.time() * 1e9)
+
+    class Shifted(true_datetime):
+        """A datetime whose now is elsewhere."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return true_datetime.fromtimestamp(time.time(), tz)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return true_datetime.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
+
+    datetime.datetime = Shifted  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

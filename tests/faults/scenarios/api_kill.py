@@ -1,0 +1,20 @@
+"""kill -9 of all API processes while callers are in the middle of submitting."""
+
+from __future__ import annotations
+
+from tests.faults.report import Row
+from tests.faults.storm import Run, Storm
+
+__all__ = ["run"]
+
+
+def run(run: Run) -> Row:
+    """20 kills, 500 jobs; what was asked twice under one id is one job."""
+    kills, jobs = run.pick(20, 2), run.pick(500, 40)
+    with Storm.of(run, per_s=60, load={"callers": 8}) as storm:
+        storm.rage(storm.cluster.kill_api, faults=kills, jobs=jobs, every_s=(0.2, 0.9))
+        row = Row.of("api_kill", run.seed, storm.verdict(), kills=kills)
+    row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
+    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
+    row.expect(run.short or "unanswered" in row.extra["answers"], "no request was cut: the kills hit nothing")
+    return row

@@ -1,0 +1,33 @@
+"""kill -9 of Redis under load; it comes back on the same append-only file."""
+
+from __future__ import annotations
+
+from tests.faults.history import histories
+from tests.faults.report import Row
+from tests.faults.storm import Run, Storm
+from tests.faults.verdict import quantile
+
+__all__ = ["run"]
+
+WITHIN_S = 5.0
+PAUSE = (1.5, 4.0)
+
+
+def run(run: Run) -> Row:
+    """20 kills, 500 jobs; the first claim within 5 s of its return."""
+    kills, jobs = run.pick(20, 2), run.pick(500, 40)
+    with Storm.of(run, per_s=8, max_losses=10) as storm:
+        storm.rage(
+            lambda: storm.cluster.kill_redis(storm.rng.uniform(0.2, 1.5)), faults=kills, jobs=jobs, every_s=PAUSE
+        )
+        verdict = storm.verdict()
+        entries = storm.cluster.ledger.read("event", "back")
+        row = Row.of("redis_kill", run.seed, verdict, kills=kills, fenced=storm.fenced())
+    starts = sorted(event.at for events in histories(entries).values() for event in events if event.type == "started")
+    returns = [entry.at for entry in entries if entry.what == "back"]
+    waits = sorted(next((at for at in starts if at >= back), back + 999) - back for back in returns)
+    row.recovery_p50_s, row.recovery_p99_s = quantile(waits, 0.5), quantile(waits, 0.99)
+    row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
+    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
+    row.expect((row.recovery_p99_s or 99.0) <= WITHIN_S, f"first claim p99 {row.recovery_p99_s} s after its return")
+    return row

@@ -1,0 +1,86 @@
+"""The shape most scenarios share: a system, callers, a fault again and again, then the verdict."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.cluster import Cluster, Station
+from tests.faults.ledger import Ledger
+from tests.faults.load import Load
+from tests.faults.observer import Observer
+from tests.faults.verdict import Verdict, judge
+
+__all__ = ["Run", "Storm"]
+
+SETTLED_S = 90.0  # after the last fault everything accepted must end within this
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scenario is told: how far to go, and where."""
+
+    seed: int
+    short: bool
+    folder: Path
+
+    def pick(self, long: int, short: int) -> int:
+        """One of the two sizes."""
+        return short if self.short else long
+
+
+class Storm:
+    """A cluster under load with an observer. `rng` is the scenario's own, from the seed."""
+
+    def __init__(self, cluster: Cluster, load: Load, run: Run) -> None:
+        self.cluster, self.load, self.run = cluster, load, run
+        self.rng = random.Random(run.seed)
+        self.started_at = time.monotonic()
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls, run: Run, *, per_s: float, stations: list[Station] | None = None, load: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Iterator[Storm]:  # fmt: skip
+        """Start it all; callers begin at once."""
+        folder = Path(tempfile.mkdtemp(prefix="storm-", dir=run.folder))
+        ledger = Ledger(folder / "ledger.jsonl")
+        with Cluster(folder, ledger, stations=stations, **settings) as cluster:
+            callers = Load(cluster.api.url, cluster.key, ledger, run.seed, per_s=per_s, **(load or {}))
+            storm = cls(cluster, callers, run)
+            yield storm
+        ledger.close()
+
+    def rage(self, fault: Callable[[], None], *, faults: int, jobs: int, every_s: tuple[float, float]) -> None:
+        """Callers give at least `jobs`, the fault happens `faults` times, at random intervals; ends when both did."""
+        self.observer = Observer(self.cluster.settings, self.cluster.ledger, self.load).start()
+        self.load.start()
+        for _ in range(faults):
+            time.sleep(self.rng.uniform(*every_s))
+            fault()
+        while len(self.load.accepted) < jobs:
+            time.sleep(0.05)
+        self.load.stop()
+
+    def busy_station(self) -> Station:
+        """One whose worker runs jobs now, if any; else any that runs."""
+        stations = list(self.cluster.stations)
+        self.rng.shuffle(stations)
+        running = [station for station in stations if station.process and station.process.exit_code is None]
+        return next((station for station in running if self.cluster.running_on(station)), (running or stations)[0])
+
+    def verdict(self, within_s: float = SETTLED_S) -> Verdict:
+        """After rage()."""
+        cluster = self.cluster
+        return judge(cluster.ledger, cluster.api.url, cluster.key, self.observer, within_s=within_s)
+
+    def fenced(self) -> int:
+        """Writes of late workers that the store refused, of any sort."""
+        return self.cluster.store.counts().get(("all", "fenced"), 0)

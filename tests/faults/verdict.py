@@ -1,0 +1,130 @@
+"""The verdict: every accepted job read back over HTTP, its artifacts fetched and hashed, its history checked."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.faults import history
+from tests.faults.ledger import Entry, Ledger
+from tests.faults.observer import Observer
+
+__all__ = ["Verdict", "judge", "quantile"]
+
+FINAL = {"succeeded", "failed", "cancelled", "expired"}
+READERS = 4
+
+
+@dataclass
+class Verdict:
+    """What the ledger and the API's answers say. `lost`: job id -> why it counts as lost."""
+
+    accepted: int
+    lost: dict[str, str]
+    double_commits: set[str]
+    failed: dict[str, str]  # job id -> error code; ended, but not well
+    recoveries_s: list[float]
+    longest_still_s: float
+    repeated_runs: int
+    repeated_run_s: float
+    late_commits: int
+    answers: dict[str, int] = field(default_factory=dict)  # how often callers were refused, or got no answer
+    strangers: int = 0  # jobs in the list that no caller was told of
+
+    @property
+    def holds(self) -> bool:
+        """Nothing lost, nothing twice, nothing made up."""
+        return not (self.lost or self.double_commits or self.strangers)
+
+
+def judge(ledger: Ledger, url: str, key: str, observer: Observer, *, within_s: float) -> Verdict:
+    """Wait until every accepted job has ended, or for `within_s`; then look at all of it."""
+    expected = {entry.id: entry for entry in ledger.read("accepted")}
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
+        end = time.monotonic() + within_s
+        with ThreadPoolExecutor(READERS) as threads:
+            found = dict(threads.map(lambda entry: (entry.id, _read(http, entry, end)), expected.values()))
+        listed = _listed(http)
+    observer.finish()
+    return _verdict(ledger.read(), expected, found, listed)
+
+
+def _verdict(
+    entries: list[Entry], expected: dict[str, Entry], found: dict[str, tuple[str, str]], listed: set[str]
+) -> Verdict:
+    jobs = history.histories(entries)
+    repeated, repeated_s = history.repeated_runs(entries)
+    answers: dict[str, int] = {}
+    for entry in entries:
+        if entry.what in ("refused", "unanswered", "given_up"):
+            name = str(entry.data.get("status", entry.what))
+            answers[name] = answers.get(name, 0) + 1
+    return Verdict(
+        accepted=len(expected),
+        lost={job_id: why for job_id, (state, why) in found.items() if state == "lost"},
+        double_commits=history.double_commits(entries, jobs),
+        failed={job_id: why for job_id, (state, why) in found.items() if state not in ("lost", "succeeded")},
+        recoveries_s=history.recoveries_s(jobs, [entry for entry in entries if entry.what in ("kill", "stop")]),
+        longest_still_s=history.longest_still_s(jobs),
+        repeated_runs=repeated,
+        repeated_run_s=repeated_s,
+        late_commits=sum(entry.what == "late" for entry in entries),
+        answers=answers,
+        strangers=len(listed - set(expected)) if "given_up" not in answers else 0,
+    )
+
+
+def _read(http: httpx.Client, entry: Entry, end: float) -> tuple[str, str]:
+    """(state, why): `lost` with the reason, another final state with the error's code, or `succeeded`."""
+    while True:
+        try:
+            answer = http.get(f"/v1/jobs/{entry.id}", params={"wait": 5})
+        except httpx.TransportError as error:
+            answer = httpx.Response(503, text=type(error).__name__)
+        if answer.status_code in (404, 410):
+            return "lost", f"answers {answer.status_code}"
+        job = answer.json() if answer.status_code == 200 else {}
+        if job.get("state") in FINAL:
+            return _checked(http, entry, job)
+        if time.monotonic() > end:
+            return "lost", f"not ended: {job.get('state', answer.status_code)}"
+
+
+def _checked(http: httpx.Client, entry: Entry, job: dict[str, Any]) -> tuple[str, str]:
+    if job["state"] != "succeeded":
+        return job["state"], str((job.get("error") or {}).get("code", ""))
+    files = [*job["result"]["images"], *job["result"]["files"]]
+    if "sha256" in entry.data and entry.data["sha256"] not in [file["sha256"] for file in files]:
+        return "lost", "the artifact is not the one that was asked for"
+    for file in files:
+        body = http.get(f"/v1/jobs/{entry.id}/artifacts/{file['name']}", params={"inline": 1})
+        if body.status_code != 200:
+            return "lost", f"{file['name']} answers {body.status_code}"
+        if hashlib.sha256(body.content).hexdigest() != file["sha256"]:
+            return "lost", f"{file['name']} is not what its digest says"
+    return "succeeded", ""
+
+
+def _listed(http: httpx.Client) -> set[str]:
+    """Every job the API lists."""
+    found: set[str] = set()
+    cursor = None
+    while True:
+        page = http.get("/v1/jobs", params={"limit": 200, **({"cursor": cursor} if cursor else {})}).json()
+        found |= {job["id"] for job in page["jobs"]}
+        cursor = page["next_cursor"]
+        if not cursor:
+            return found
+
+
+def quantile(values: list[float], share: float) -> float | None:
+    """None without values; the value itself where there is but one."""
+    if len(values) < 2:
+        return round(values[0], 3) if values else None
+    return round(statistics.quantiles(values, n=100, method="inclusive")[int(share * 100) - 1], 3)
