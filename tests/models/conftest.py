@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle, DalleConfig
 from worker.models.text import CaptionTokenizer
+from worker.models.unclip import Unclip, UnclipConfig
 from worker.models.vqgan import VQGAN, VQGANConfig
 
 TINY_VQGAN = VQGANConfig(
@@ -20,6 +22,11 @@ TINY_VQGAN = VQGANConfig(
 TINY_DALLE = DalleConfig(
     text_vocab=300, text_length=6, image_vocab=32, grid=4, width=32, layers=2, heads=2, text_width=16
 )
+SMALL_VQGAN = replace(TINY_VQGAN, resolution=8, attention_at=())  # 4x4 codes, as TINY_DALLE's and TINY_UNCLIP's
+TINY_UNCLIP = UnclipConfig(
+    embedding=8, channels=4, grid=4, width=16, layers=1, heads=2, extra_tokens=2, prior_width=16, prior_layers=1,
+    prior_steps=4, decoder_steps=6,
+)  # fmt: skip
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -34,6 +41,15 @@ def tiny_tokenizer() -> Tokenizer:
     tokenizer.train_from_iterator(["a red apple", "a blue heart", "a tree"] * 5, trainer)
     tokenizer.add_special_tokens(["<start>", "<end>"])
     return tokenizer
+
+
+def tiny_unclip() -> Unclip:
+    """A network whose condition matters: a fresh one's modulations and last layer are zero."""
+    model = Unclip(TINY_UNCLIP)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval().requires_grad_(False)
 
 
 def tiny_clip_config() -> dict[str, Any]:
@@ -67,3 +83,13 @@ def dalle() -> Dalle:
 @pytest.fixture
 def clip(tokenizer: CaptionTokenizer) -> Clip:
     return Clip(tiny_clip_config(), tokenizer).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def small_vqgan() -> VQGAN:
+    return VQGAN(SMALL_VQGAN).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def unclip() -> Unclip:
+    return tiny_unclip()

@@ -17,16 +17,15 @@ from worker.checkpoints.registry import ModelEntry
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle, DalleConfig
 from worker.models.text import CaptionTokenizer
+from worker.models.unclip import Unclip, UnclipConfig
 from worker.models.vqgan import VQGAN, VQGANConfig
 
-Model = VQGAN | Dalle | Clip
+Model = VQGAN | Dalle | Unclip | Clip
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
-def load_model(
-    entry: ModelEntry, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> VQGAN | Dalle | Clip:
+def load_model(entry: ModelEntry, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
     """The entry's model on `device` in `dtype`, in eval mode, its weights frozen; files are verified first."""
     entry.verify()
     model = _BUILDERS[entry.family](entry)
@@ -34,9 +33,7 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
-def open_folder(
-    family: str, folder: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu"
-) -> VQGAN | Dalle | Clip:
+def open_folder(family: str, folder: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> Model:
     """A model that `save_model` wrote, without a registry and so without digests: for training and measuring."""
     config, weights = (CLIP_CONFIG, CLIP_WEIGHTS) if family == "clip" else (CONFIG, WEIGHTS)
     entry = ModelEntry(
@@ -118,5 +115,6 @@ def _read_config(entry: ModelEntry) -> dict[str, Any]:
 _BUILDERS: Mapping[str, Callable[[ModelEntry], Model]] = {
     "vqgan": lambda entry: VQGAN(VQGANConfig.from_dict(_read_config(entry))),
     "dalle": lambda entry: Dalle(DalleConfig.from_dict(_read_config(entry))),
+    "unclip": lambda entry: Unclip(UnclipConfig.from_dict(_read_config(entry))),
     "clip": lambda entry: Clip(_read_config(entry), load_tokenizer(entry)),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from worker.checkpoints.errors import BadRegistry, DigestMismatch, UnknownModel
 
-FAMILIES = ("clip", "vqgan", "dalle")
+FAMILIES = ("clip", "vqgan", "dalle", "unclip")
 DTYPES = ("float16", "bfloat16", "float32")
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights" / "registry.json"
 
@@ -35,8 +35,8 @@ class ModelEntry:
     licence: str
     pool: str  # which workers serve it
     tokenizer: Path | None = None  # clip and dalle: the caption tokenizer
-    vqgan: str | None = None  # dalle: id of the VQGAN that decodes its codes
-    clip: str | None = None  # dalle, vqgan: id of the CLIP that ranks or steers by default
+    vqgan: str | None = None  # dalle, unclip: id of the VQGAN that decodes its codes
+    clip: str | None = None  # id of the CLIP that ranks or steers by default; unclip: whose vectors it knows
 
     def files(self) -> dict[str, Path]:
         """Every file of the model, by its name in `sha256`."""

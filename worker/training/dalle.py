@@ -105,14 +105,11 @@ def bank_of(
     return CodeBank(torch.stack(codes, 1), table.to(images.device))
 
 
-def recoloured_bank(
-    images: Tensor, rows: Sequence[Row], vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe,
-    generator: torch.Generator,
-) -> CodeBank:  # fmt: skip
-    """Pictures of one colour in other colours, their captions naming the new colour: "a blue banana"."""
+def recoloured(images: Tensor, rows: Sequence[Row], count: int, seed: int) -> tuple[Tensor, list[list[str]]]:
+    """Pictures of one colour in other colours and `count` captions each that name the new one: "a blue banana"."""
     kept: list[Tensor] = []
     captions: list[list[str]] = []
-    rng = np.random.default_rng(recipe.seed + 1)
+    rng = np.random.default_rng(seed)
     for index, row in enumerate(rows):
         if has_colour(row.name) or row.group == 0:  # faces stay as they are
             continue
@@ -124,8 +121,16 @@ def recoloured_bank(
             continue
         kept.append(turned)
         forms = [f"{new} {row.name}", f"a {new} {row.name}", f"a picture of a {new} {row.name}"]
-        captions.append([str(rng.choice(forms)) for _ in range(recipe.captions)])
-    pictures = torch.cat(kept)
+        captions.append([str(rng.choice(forms)) for _ in range(count)])
+    return torch.cat(kept), captions
+
+
+def recoloured_bank(
+    images: Tensor, rows: Sequence[Row], vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe,
+    generator: torch.Generator,
+) -> CodeBank:  # fmt: skip
+    """Codes and captions of pictures in other colours."""
+    pictures, captions = recoloured(images, rows, recipe.captions, recipe.seed + 1)
     codes = [encode_all(vqgan, version) for version in versions_of(pictures, max(1, recipe.versions // 3), generator)]
     table = caption_table(captions, tokenizer, recipe.config.text_length, framed=False)
     return CodeBank(torch.stack(codes, 1), table.to(images.device))

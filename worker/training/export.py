@@ -10,7 +10,7 @@ from typing import Any
 from worker.checkpoints.loading import CLIP_CONFIG, CLIP_WEIGHTS, CONFIG, WEIGHTS, open_folder
 from worker.checkpoints.registry import digest
 
-FAMILIES = {"clip": "clip", "vqgan": "vqgan", "dalle": "dalle", "judge": "clip"}  # folder name: family
+FAMILIES = {"clip": "clip", "vqgan": "vqgan", "dalle": "dalle", "unclip": "unclip", "judge": "clip"}  # by folder
 TOKENIZER = "tokenizer.json"
 SOURCE = "trained by worker/training on openly licensed emoji sets; see MODEL_CARD.md"
 
@@ -51,10 +51,10 @@ def _entry(name: str, family: str, folder: Path, config: str, weights: str, toke
         "licence": "Apache-2.0",
         "pool": "default" if name != "judge" else "none",
     }
-    if family != "vqgan":
+    if family in ("clip", "dalle"):
         entry["tokenizer"] = tokenizer.name
         digests[tokenizer.name] = digest(tokenizer)
-    if family == "dalle":
+    if family in ("dalle", "unclip"):
         entry |= {"vqgan": "emoji-vqgan", "clip": "emoji-clip"}
     if family == "vqgan":
         entry["clip"] = "emoji-clip"

@@ -1,0 +1,75 @@
+"""The recipe on tiny models: it learns what it is shown, and goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.conftest import TINY_UNCLIP
+from tests.models.test_training_data import row
+from worker.checkpoints.loading import open_folder
+from worker.models.clip import Clip
+from worker.models.unclip import Unclip
+from worker.models.vqgan import VQGAN
+from worker.training.data import Pictures
+from worker.training.loop import CURVES, Budget
+from worker.training.unclip import UnclipRecipe, UnclipTrainer, train_unclip
+from worker.training.vectors import Frozen, caption_rows
+
+RECIPE = UnclipRecipe(
+    config=TINY_UNCLIP, batch=8, prior_batch=8, versions=2, captions=3, recoloured=0.0, rate=1e-2, average=0.9
+)
+
+
+@pytest.fixture
+def frozen(clip: Clip, small_vqgan: VQGAN) -> Frozen:
+    return Frozen(clip, small_vqgan)
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    generator = torch.Generator().manual_seed(3)
+    return Pictures(torch.randint(0, 256, (4, 3, 8, 8), generator=generator, dtype=torch.uint8), [row("noto")] * 4)
+
+
+def test_both_losses_fall(frozen: Frozen, pictures: Pictures) -> None:
+    trainer = UnclipTrainer(RECIPE, pictures, frozen, torch.device("cpu"))
+    losses = torch.tensor([[float(part) for part in trainer.step(1e-2)] for _ in range(60)])
+    first, last = losses[:10].mean(0), losses[-10:].mean(0)
+    assert bool((last < 0.8 * first).all()), f"losses (decoder, prior) went from {first} to {last}"
+
+
+def test_sizes_and_spreads_are_the_frozen_models(frozen: Frozen, pictures: Pictures) -> None:
+    trainer = UnclipTrainer(RECIPE, pictures, frozen, torch.device("cpu"))
+    config = trainer.unclip.config
+    assert (config.embedding, config.channels, config.grid) == (8, 4, 4)
+    whitened = trainer.unclip.whiten_latent(trainer.latent(trainer.bank.codes[:, 0]))
+    torch.testing.assert_close(whitened.mean((0, 2, 3)), torch.zeros(4), atol=2e-2, rtol=0)
+    torch.testing.assert_close(whitened.std((0, 2, 3)), torch.ones(4), atol=2e-2, rtol=0)
+
+
+def test_equal_captions_are_read_once(clip: Clip) -> None:
+    vectors, places = caption_rows(clip, [["a tree", "a heart"], ["a heart", "a heart"]])
+    assert vectors.shape == (2, 8)
+    assert places.tolist() == [[0, 1], [1, 1]]
+
+
+def test_a_run_is_saved_and_goes_on(
+    tmp_path: Path, frozen: Frozen, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "training", classmethod(lambda _cls, _folder: pictures))
+    monkeypatch.setattr(Pictures, "held_out", classmethod(lambda _cls, _folder: pictures))
+
+    def train(steps: int, resume: bool) -> Unclip:
+        budget = Budget(steps=steps)
+        return train_unclip(tmp_path, tmp_path / "out", frozen, RECIPE, budget, torch.device("cpu"), resume)
+
+    train(3, resume=False)
+    model = train(6, resume=True)
+    lines = (tmp_path / "out" / CURVES).read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ['{"step": 0', '{"step": 3', '{"step": 6']
+    assert all("heldout_prior_cosine" in line and "heldout_decoder_loss" in line for line in lines[1:])
+    saved = open_folder("unclip", tmp_path / "out")
+    torch.testing.assert_close(saved.decoder.null, model.decoder.null, atol=1e-3, rtol=1e-2)
