@@ -3,11 +3,14 @@
     submit ─> queued ─claim─> running ─commit─> succeeded
                 │  ^             ├──── fail, final ──> failed
                 │  │             ├──── fail, retryable ─> queued (not before due_at)
-                │  │             ├──── release (drain) ─> queued, no penalty
-                │  └──lease lost─┤
+                │  │             ├──── release (drain, pause, called away) ─> queued, no penalty
+                │  └──lease lost─┼──── lease lost while it ran alone ──> failed
                 │                └──── cancel seen ──> cancelled
                 ├─cancel─> cancelled
                 └─deadline passed─> expired
+
+A queued job waits in one of four places: its tenant's line, `delayed` before a retry, `held` while its caller pauses
+it, `suspects` once so many workers died under it that it may only run alone.
 
 Only the Lua scripts in shared/scripts move a job; TRANSITIONS states what they may do, and a test holds both together.
 """
@@ -73,6 +76,7 @@ class Attempt:
     ended_at_ms: int | None = None
     outcome: str | None = None  # succeeded, failed, retried, released, lost, cancelled
     error: dict[str, Any] | None = None
+    alone: bool = False  # whether its worker ran nothing else, since workers had died under the job before
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Claim:
     failures: int  # attempts of this job that ended in a retryable error so far
     claimed_at_ms: int = 0  # the claim's own time, so that waits and deadlines need no host clock
     snapshot: SavedRun | None = None  # what an earlier attempt saved last
+    alone: bool = False  # workers died under it: this one takes nothing else while it runs
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class JobRecord:
     priority: str
     attempt: int  # grows by one with each claim, never falls
     failures: int  # retryable errors so far; capped by settings.max_failures
-    losses: int  # leases that ran out under it; capped by settings.max_losses
+    losses: int  # leases that ran out under it; the last of settings.max_losses counts only when it ran alone
     created_at_ms: int
     queued_at_ms: int  # moves when the job comes back to the queue
     started_at_ms: int | None = None  # first claim
@@ -124,6 +129,7 @@ class JobRecord:
     deadline_at_ms: int | None = None
     due_at_ms: int | None = None  # a retry waits until then
     cancel_requested: bool = False
+    paused: bool = False  # its caller wants it to stand still: held when queued, about to be given back when running
     worker: str | None = None
     progress: dict[str, Any] = field(default_factory=dict)  # fraction, stage, step, total, preview
     result: dict[str, Any] | None = None
@@ -173,6 +179,7 @@ class JobRecord:
             deadline_at_ms=time("deadline_at"),
             due_at_ms=time("due_at"),
             cancel_requested=raw.get("cancel") == "1",
+            paused=raw.get("paused") == "1",
             worker=raw.get("worker") or None,
             progress=loaded("progress", {}),
             result=loaded("result", None),
@@ -192,4 +199,5 @@ def _attempt(item: dict[str, Any]) -> Attempt:
         ended_at_ms=item.get("ended_at"),
         outcome=item.get("outcome"),
         error=item.get("error"),
+        alone=bool(item.get("alone")),
     )

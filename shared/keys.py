@@ -4,6 +4,9 @@
 | ---                      | ---     | --- | --- |
 | dq:job:{tenant}:{id}     | hash    | one JobRecord (shared/jobs.py) | expire script, at expires_at |
 | dq:ready:{pool}:{tenant} | zset    | ids ready to claim; score = created_at + priority offset | empty |
+| dq:suspects:{pool}       | zset    | {tenant}:{id} that may only run alone; score = since when | empty |
+| dq:emptying:{pool}       | string  | the busy worker that takes nothing more, for a suspect's sake | a lease |
+| dq:held                  | zset    | {tenant}:{id} paused by their callers; score = since when | empty |
 | dq:turn:{pool}           | zset    | tenants with ready jobs; score = virtual time of their next turn | empty |
 | dq:clock:{pool}          | string  | virtual time of the last turn taken (start-time fair queueing) | never |
 | dq:tags:{pool}           | hash    | tenant -> turn it is still owed to wait for, while nothing is ready | the turn |
@@ -14,7 +17,7 @@
 | dq:deadlines             | zset    | {tenant}:{id} not final and with a deadline; score = deadline | empty |
 | dq:expiry                | zset    | {tenant}:{id} of ended jobs; score = expires_at | empty |
 | dq:jobs:{tenant}         | zset    | every id; score = created_at (lists, 410) | expire script, gone_ttl_s later |
-| dq:queued:{tenant}       | string  | count of jobs ready or delayed, for the quota | never |
+| dq:queued:{tenant}       | string  | count of queued jobs, wherever they wait, for the quota | never |
 | dq:events:{tenant}:{id}  | stream  | the job's events, capped | event_ttl_s after the end |
 | dq:idem:{tenant}:{key}   | string  | fingerprint and job id of an Idempotency-Key | idempotency_ttl_s |
 | dq:pools                 | set     | pools that ever held a job or a worker | never |
@@ -22,7 +25,7 @@
 | dq:pace:{pool}           | hash    | kind -> moving average of run seconds | never |
 | dq:worker:{name}         | string  | JSON of one live worker (WorkerInfo) | 3 beats |
 | dq:workers               | zset    | worker names; score = last beat | swept by the reaper |
-| dq:nudge:{worker}        | pub/sub channel | `{tenant}:{id}` whose cancel was just asked for | - |
+| dq:nudge:{worker}        | pub/sub channel | `{tenant}:{id}` to cancel, `pause {tenant}:{id}` to give back | - |
 | dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |
 | dq:bell:{pool}           | list    | doorbells, in Celery's wire form; kombu pops them | empty |
 """

@@ -39,7 +39,15 @@ class Settings(BaseModel):
     beat_s: float = Field(4.0, gt=0, description="heartbeat period; three must fit in a lease")
     reap_period_s: float = Field(1.0, gt=0, description="how often each worker looks for expired leases")
     max_failures: int = Field(3, ge=1, description="retryable errors after which a job fails for good")
-    max_losses: int = Field(3, ge=1, description="lost workers after which a job fails with worker_lost")
+    max_losses: int = Field(3, ge=2, description="lost workers that fail a job; the last one must have run it alone")
+    isolate_after_s: float = Field(
+        5.0,
+        ge=0,
+        description="a job that must run alone waits so long for an idle worker, then one empties itself for it",
+    )
+    preempt_after_s: float = Field(
+        2.0, ge=0, description="a ready high job waits so long before a running low one is called away; 0: never"
+    )
     retry_base_s: float = Field(2.0, ge=0, description="retry n waits up to base*2**n, full jitter")
     retry_cap_s: float = Field(300.0, ge=0, description="longest wait before a retry")
     max_queued_per_tenant: int = Field(20_000, ge=1, description="429 above; bounds Redis memory")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 from shared import keys
 from shared.connection import guarded
@@ -18,8 +18,10 @@ from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound
 from shared.fleet import FleetStore, PoolInfo, WorkerInfo
 from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob, SavedRun
 
-__all__ = ["JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Submitted", "WorkerInfo"]
+__all__ = ["STANDBY", "JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Standby", "Submitted", "WorkerInfo"]
 
+Standby = Literal["standby"]
+STANDBY: Standby = "standby"  # instead of a claim: take nothing until this worker is idle, a suspect waits for it
 LIST_SCAN = 1_000  # records one list call reads at most; the cursor goes on from there
 
 
@@ -142,7 +144,20 @@ class JobStore(FleetStore):
     @guarded
     def cancel(self, tenant: str, job_id: str) -> JobState:
         """CANCELLED when it was queued; RUNNING when its worker was told. Raises NotFound, Expired, NotCancellable."""
-        reply = self._run("cancel", keys.ref(tenant, job_id))
+        return self._steered(job_id, self._run("cancel", keys.ref(tenant, job_id)))
+
+    @guarded
+    def pause(self, tenant: str, job_id: str) -> JobState:
+        """QUEUED: held until resume(). RUNNING: its worker was told to give it back. Raises as cancel()."""
+        return self._steered(job_id, self._run("pause", keys.ref(tenant, job_id)))
+
+    @guarded
+    def resume(self, tenant: str, job_id: str) -> JobState:
+        """Let a paused job go on; nothing happens to one that is not paused. Raises as cancel()."""
+        return self._steered(job_id, self._run("resume", keys.ref(tenant, job_id)))
+
+    @staticmethod
+    def _steered(job_id: str, reply: str) -> JobState:
         if reply == "missing":
             raise NotFound(f"no job {job_id}")
         if reply == "gone":
@@ -153,32 +168,34 @@ class JobStore(FleetStore):
 
     # --- the worker's side ---------------------------------------------------------------------------------------
 
-    @guarded
-    def claim(self, pool: str, worker: str) -> Claim | None:
-        """The next job of the pool, leased to `worker`; None when nothing is ready."""
-        reply = self._run("claim", pool, worker, self._lease_ms)
-        if not reply:
-            return None
-        tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, saved = reply
-        return Claim(
-            tenant=tenant,
-            id=job_id,
-            kind=kind,
-            attempt=int(attempt),
-            spec=json.loads(spec),
-            created_at_ms=int(created_at),
-            queued_at_ms=int(queued_at),
-            deadline_at_ms=int(deadline_at) if deadline_at else None,
-            failures=int(failures),
-            claimed_at_ms=int(claimed_at),
-            snapshot=SavedRun(**json.loads(saved)) if saved else None,
-        )
+    @overload
+    def claim(self, pool: str, worker: str) -> Claim | None: ...
+
+    @overload
+    def claim(self, pool: str, worker: str, *, is_idle: bool) -> Claim | Standby | None: ...
 
     @guarded
-    def beat(self, claims: list[Claim]) -> list[Signal]:
-        """Renew the leases of all jobs this worker holds, in one round trip; one signal per claim."""
-        args = [value for claim in claims for value in (keys.ref(claim.tenant, claim.id), claim.attempt)]
-        return [Signal(reply) for reply in self._run("beat", self._lease_ms, *args)]
+    def claim(self, pool: str, worker: str, *, is_idle: bool = True) -> Claim | Standby | None:
+        """The next job of the pool, leased to `worker`; None when nothing is ready. A suspect is only given to a worker
+        that holds nothing else (`is_idle`); one that does is told to stand by where a suspect has waited too long."""
+        patience_ms = int(self._settings.isolate_after_s * 1000)
+        reply = self._run("claim", pool, worker, self._lease_ms, "1" if is_idle else "0", patience_ms)
+        if not reply:
+            return None
+        return STANDBY if reply == STANDBY else _claim(reply)
+
+    @guarded
+    def beat(
+        self, claims: list[Claim], *, is_full: bool = False, resumable: frozenset[str] = frozenset()
+    ) -> list[Signal]:
+        """Renew the leases of all jobs this worker holds, in one round trip; one signal per claim. Where no slot is
+        free, a low job of the `resumable` kinds may be told to yield to a high one that waits."""
+        patience_ms = int(self._settings.preempt_after_s * 1000)
+        triples = ((keys.ref(c.tenant, c.id), c.attempt, "1" if c.kind in resumable else "0") for c in claims)
+        args = [value for triple in triples for value in triple]
+        return [
+            Signal(reply) for reply in self._run("beat", self._lease_ms, "1" if is_full else "0", patience_ms, *args)
+        ]
 
     @guarded
     def progress(
@@ -273,7 +290,7 @@ class JobStore(FleetStore):
     @guarded
     def reap(self, limit: int = 100) -> Reaped:
         """Requeue or fail jobs whose lease ran out; expire queued jobs whose deadline passed. Safe to run anywhere."""
-        return Reaped(*(int(n) for n in self._run("reap", limit, self._settings.max_losses)))
+        return Reaped(*(int(n) for n in self._run("reap", limit)))
 
     @guarded
     def promote(self, limit: int = 100) -> tuple[int, int]:
@@ -297,3 +314,21 @@ class JobStore(FleetStore):
         """Redis' clock."""
         seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _claim(reply: list[Any]) -> Claim:
+    tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, saved, alone = reply
+    return Claim(
+        tenant=tenant,
+        id=job_id,
+        kind=kind,
+        attempt=int(attempt),
+        spec=json.loads(spec),
+        created_at_ms=int(created_at),
+        queued_at_ms=int(queued_at),
+        deadline_at_ms=int(deadline_at) if deadline_at else None,
+        failures=int(failures),
+        claimed_at_ms=int(claimed_at),
+        snapshot=SavedRun(**json.loads(saved)) if saved else None,
+        alone=alone == "1",
+    )

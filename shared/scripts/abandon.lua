@@ -2,6 +2,7 @@
 --   dq:leases zset  moved to now
 -- ARGV 2 ref  3 attempt
 -- Returns 'ok' or 'lost'
+even_when_full()
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 redis.call('ZADD', 'dq:leases', now, ref)

@@ -1,7 +1,8 @@
 -- Queued: cancelled at once. Running: flagged, and its worker nudged; commits after this end cancelled.
---   dq:job:{ref} hash      dq:ready, dq:delayed zsets  lose it      dq:nudge:{worker} channel
+--   dq:job:{ref} hash      dq:ready, dq:suspects, dq:held, dq:delayed zsets  lose it      dq:nudge:{worker} channel
 -- ARGV 2 ref
 -- Returns 'missing', 'gone', 'final:<state>', 'cancelled' or 'running'
+even_when_full()
 local ref = ARGV[2]
 local tenant, id = split(ref)
 local key = job_key(ref)

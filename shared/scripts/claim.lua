@@ -5,7 +5,8 @@
 --   dq:suspects:{pool} zset  popped                       dq:emptying:{pool} string  the worker told to wait
 --   dq:job:{ref} hash  becomes running                    dq:leases zset  gets the lease
 -- ARGV 2 pool  3 worker  4 lease ms  5 '1' when the worker holds nothing else  6 ms a suspect waits for an idle worker
--- Returns nil, 'standby', or {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now, alone}
+-- Returns nil, 'standby', or
+--   {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now, snapshot, alone}
 even_when_full()
 local pool, worker, lease_ms, is_idle = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local turn, suspects, emptying = 'dq:turn:' .. pool, 'dq:suspects:' .. pool, 'dq:emptying:' .. pool
@@ -15,7 +16,8 @@ local function run(ref, alone, deadline)
   local key = job_key(ref)
   local tenant, id = split(ref)
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
-  local f = redis.call('HMGET', key, 'kind', 'spec', 'created_at', 'queued_at', 'failures', 'attempts', 'started_at')
+  local f = redis.call('HMGET', key, 'kind', 'spec', 'created_at', 'queued_at', 'failures', 'attempts', 'started_at',
+    'snapshot')
   local attempts = f[6] and cjson.decode(f[6]) or {}
   if #attempts >= 20 then table.remove(attempts, 1) end
   attempts[#attempts + 1] = {number = attempt, worker = worker, started_at = now, alone = alone or nil}
@@ -24,7 +26,8 @@ local function run(ref, alone, deadline)
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
   emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')
-  return {tenant, id, f[1], attempt, f[2], f[3], f[4], deadline or '', f[5], now, alone and '1' or ''}
+  return {tenant, id, f[1], attempt, f[2], f[3], f[4], deadline or '', f[5], now, f[8] or '',
+    alone and '1' or ''}
 end
 
 -- Whether the job just taken out of a set may run; if its time is over, or it is not queued at all, it is dropped here.

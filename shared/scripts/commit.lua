@@ -3,6 +3,7 @@
 --   dq:job:{ref} hash  result, timings, final state        dq:pace:{pool} hash  average run time of the kind
 -- ARGV 2 ref  3 attempt  4 'succeeded' or 'cancelled'  5 result JSON  6 timings JSON
 -- Returns the state reached, or 'lost'
+even_when_full()
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 local key = job_key(ref)

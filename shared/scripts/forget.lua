@@ -1,6 +1,7 @@
 -- The retention of an ended job is over and its artifacts are deleted: drop the record, keep the id for the 410.
 --   dq:job:{ref}, dq:events:{ref}  deleted      dq:expiry zset      dq:jobs:{tenant} zset  old ids trimmed
 -- ARGV 2 ref
+even_when_full()
 local ref = ARGV[2]
 local tenant = split(ref)
 redis.call('DEL', job_key(ref), 'dq:events:' .. ref)

@@ -1,22 +1,21 @@
 -- Retries whose wait is over become ready again, and missing doorbells are rung: as many as jobs are ready.
---   dq:delayed zset  scanned from the past      dq:ready, dq:turn      dq:bell:{pool} list  topped up
+--   dq:delayed zset  scanned from the past      dq:ready, dq:suspects      dq:bell:{pool} list  topped up
 -- ARGV 2 limit
 -- Returns {promoted, rung}
+even_when_full()
 local promoted, rung = 0, 0
 for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:delayed', '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local key = job_key(ref)
-  local state, pool, rank = unpack(redis.call('HMGET', key, 'state', 'pool', 'rank'))
   redis.call('ZREM', 'dq:delayed', ref)
-  if state == 'queued' then
-    redis.call('DECR', 'dq:queued:' .. (split(ref)))  -- enqueue counts it again
+  if redis.call('HGET', key, 'state') == 'queued' then
+    redis.call('DECR', 'dq:queued:' .. (split(ref)))  -- place counts it again
     redis.call('HSET', key, 'due_at', '')
-    enqueue(pool, ref, rank)
-    ring(pool)
+    place(ref)
     promoted = promoted + 1
   end
 end
 for _, pool in ipairs(redis.call('SMEMBERS', 'dq:pools')) do
-  local ready = 0
+  local ready = redis.call('ZCARD', 'dq:suspects:' .. pool)
   for _, tenant in ipairs(redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1)) do
     ready = ready + redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant)
   end

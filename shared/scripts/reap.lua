@@ -1,13 +1,14 @@
--- Leases that ran out: back to the queue, or failed when workers die under it too often. Deadlines that passed in
--- the queue: expired. Idempotent; any number of reapers may run it.
+-- Leases that ran out: back to the queue, to run alone once workers died under it too often; failed when it was alone
+-- already, for then no neighbour can have killed the worker. Deadlines that passed in the queue: expired. Idempotent; any number of reapers may run it.
 --   dq:leases zset, dq:deadlines zset  scanned from the past      dq:job:{ref} hash  losses, state
--- ARGV 2 limit  3 max losses
+-- ARGV 2 limit
 -- Returns {requeued, worker_lost, cancelled, expired, deadline_exceeded}
+even_when_full()
 local requeued, dead, cancelled, expired, late = 0, 0, 0, 0, 0
 
 for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:leases', '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local key = job_key(ref)
-  local state, deadline = unpack(redis.call('HMGET', key, 'state', 'deadline_at'))
+  local state, deadline, alone = unpack(redis.call('HMGET', key, 'state', 'deadline_at', 'alone'))
   if state ~= 'running' then
     redis.call('ZREM', 'dq:leases', ref)
   else
@@ -22,8 +23,8 @@ for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:leases', '-inf', now, 'LIMI
       close_attempt(ref, 'lost', err)
       finish(ref, 'failed', err)
       late = late + 1
-    elseif losses >= tonumber(ARGV[3]) then
-      local err = '{"code":"worker_lost","message":"' .. losses .. ' workers were lost while they ran this job","retryable":false}'
+    elseif alone == '1' then
+      local err = '{"code":"worker_lost","message":"' .. losses .. ' workers were lost under this job, the last with no other job beside it","retryable":false}'
       close_attempt(ref, 'lost', err)
       finish(ref, 'failed', err)
       dead = dead + 1

@@ -1,7 +1,9 @@
--- A draining worker gives the job back: no penalty, same place in the queue.
---   dq:job:{ref} hash  back to queued      dq:ready, dq:turn, dq:bell  as at submit
+-- A worker gives the job back, because it drains, the job is paused, or it was called away for a high one: no penalty,
+-- same rank. Called away, it queues behind the high job, whatever its tenant's turn.
+--   dq:job:{ref} hash  back to queued      dq:ready, dq:turn, dq:bell  as at submit; dq:held when paused
 -- ARGV 2 ref  3 attempt
 -- Returns 'queued', 'cancelled' or 'lost'
+even_when_full()
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 if is_cancelling(ref) then
@@ -9,6 +11,17 @@ if is_cancelling(ref) then
   finish(ref, 'cancelled', nil)
   return 'cancelled'
 end
+local paused, yield, pool = unpack(redis.call('HMGET', job_key(ref), 'paused', 'yield', 'pool'))
+local is_called_away = yield == ARGV[3] and paused ~= '1'
+local first_tenant, first_id, first_turn = first_in_line(pool)
 close_attempt(ref, 'released', nil)
-requeue(ref, 'released')
+requeue(ref, paused == '1' and 'paused' or is_called_away and 'yielded' or 'released')
+
+if is_called_away and first_id and redis.call('HGET', job_key(first_tenant .. ':' .. first_id), 'priority') == 'high' then
+  local tenant = split(ref)
+  local due = tonumber(redis.call('ZSCORE', 'dq:turn:' .. pool, tenant) or first_turn + 1)
+  if due < first_turn or (due == first_turn and tenant < first_tenant) then
+    redis.call('ZADD', 'dq:turn:' .. pool, string.format('%.0f', first_turn + 1), tenant)
+  end
+end
 return 'queued'

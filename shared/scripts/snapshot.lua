@@ -2,6 +2,7 @@
 --   dq:job:{ref} hash  snapshot
 -- ARGV 2 ref  3 attempt  4 note JSON {key, step, bytes, sha256}
 -- Returns 'ok' or 'lost'
+even_when_full()
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 redis.call('HSET', job_key(ref), 'snapshot', ARGV[4])

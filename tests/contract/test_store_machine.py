@@ -1,7 +1,8 @@
 """A hypothesis state machine drives every script on a real Redis and compares it with tests/support/queue_model.py.
 
-Time is moved by ageing scores in Redis, never by sleeping. Steps: 30 examples of 60 in the suite;
-`HYPOTHESIS_PROFILE=long` (tests/contract/conftest.py) runs 2,000 examples.
+Time is moved by ageing scores in Redis, never by sleeping. The suite runs 100 examples of at most 60 steps;
+`HYPOTHESIS_PROFILE=long HYPOTHESIS_EXAMPLES=2000` (tests/contract/conftest.py) as many as one likes, 10^5 steps and
+more. With `pytest -s` it ends by saying how many steps it took.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from shared.connection import connect
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
 from shared.jobs import FINAL, Claim, JobState, NewJob
 from shared.settings import Settings
-from shared.store import JobStore, Signal
-from tests.support.queue_model import ModelJob, ModelPool
+from shared.store import JobStore
+from tests.support.queue_model import AGES_AGO, ModelJob, ModelPool
 from tests.support.servers import RedisServer
 
 TENANTS = ["ant", "bee", "cow"]
@@ -41,6 +42,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
     """The machine's class, bound to one store; each run starts from an empty Redis."""
 
     class StoreMachine(RuleBasedStateMachine):
+        steps = 0  # taken by all examples together
         claims = Bundle("claims")
         jobs_made = Bundle("jobs_made")
 
@@ -58,8 +60,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         def begin_with_running_jobs(self) -> Any:
             """Most transitions start from a running job, which few random beginnings reach."""
             ids = [self.submit(tenant, "p", "normal", 3600.0) for tenant in TENANTS]
-            self.claim("p", "w1")
-            self.claim("p", "w2")
+            self.claim("p", "w1", is_idle=True)
+            self.claim("p", "w2", is_idle=False)
             return multiple(*ids)
 
         # --- the caller ---
@@ -125,44 +127,135 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             elif job.state == JobState.QUEUED:
                 assert store.cancel(job.tenant, job_id) == JobState.CANCELLED
                 self.pools[job.pool].remove(job)
-                job.delayed = False
-                job.move(JobState.CANCELLED)
+                self.end_wait(job, JobState.CANCELLED)
             else:
                 assert store.cancel(job.tenant, job_id) == JobState.RUNNING
                 job.cancel = True
 
+        @rule(job_id=jobs_made)
+        def pause(self, job_id: str) -> None:
+            job = self.jobs[job_id]
+            if job.state in FINAL:
+                with pytest.raises(NotCancellable):
+                    store.pause(job.tenant, job_id)
+                return
+            assert store.pause(job.tenant, job_id) == job.state
+            if job.state == JobState.QUEUED and not job.paused:
+                self.pools[job.pool].remove(job)
+                job.delayed = False
+                job.held = True
+            job.paused = True
+
+        @rule(job_id=jobs_made)
+        def resume(self, job_id: str) -> None:
+            job = self.jobs[job_id]
+            if job.state in FINAL:
+                with pytest.raises(NotCancellable):
+                    store.resume(job.tenant, job_id)
+                return
+            assert store.resume(job.tenant, job_id) == job.state
+            job.paused = False
+            if job.held:
+                job.held = False
+                self.wait(job)
+
+        def wait(self, job: ModelJob, *, is_called_away: bool = False) -> None:
+            """A queued job goes where such a job waits."""
+            pool = self.pools[job.pool]
+            job.has_waited = False
+            if job.paused:
+                job.held = True
+            elif job.losses >= settings.max_losses - 1:
+                pool.suspect(job, int(store.redis.zscore(f"dq:suspects:{job.pool}", keys.ref(job.tenant, job.id))))
+            elif is_called_away:
+                pool.add_behind(job)
+            else:
+                pool.add(job)
+
+        def end_wait(self, job: ModelJob, state: JobState) -> None:
+            """A queued job ends."""
+            self.pools[job.pool].remove(job)
+            job.delayed = job.held = job.paused = False
+            job.move(state)
+
+        def end_run(self, job: ModelJob, outcome: str, state: JobState) -> None:
+            """A running job ends, or goes back."""
+            job.close(outcome)
+            job.move(state)
+            job.alone = False
+            if state in FINAL:
+                job.paused = False
+
         # --- the worker ---
 
-        @rule(target=claims, pool=st.sampled_from(POOLS), worker=st.sampled_from(["w1", "w2"]))
-        def claim(self, pool: str, worker: str) -> Any:
-            expected, late = self.pools[pool].take()
+        @rule(target=claims, pool=st.sampled_from(POOLS), worker=st.sampled_from(["w1", "w2"]), is_idle=st.booleans())
+        def claim(self, pool: str, worker: str, is_idle: bool) -> Any:
+            expected, late = self.pools[pool].take(worker, is_idle=is_idle)
             for job in late:
-                job.move(JobState.EXPIRED)
-            claim = store.claim(pool, worker)
-            assert (claim.id if claim else None) == (expected.id if expected else None)
-            if claim and expected:
-                expected.move(JobState.RUNNING)
-                expected.attempt += 1
-                expected.outcomes.append(None)
-                assert claim.attempt == expected.attempt
-                self.claims_made.append(claim)
-            return claim or multiple()
+                self.end_wait(job, JobState.EXPIRED)
+            claim = store.claim(pool, worker, is_idle=is_idle)
+            if not isinstance(expected, ModelJob):
+                assert claim == expected
+                return multiple()
+            assert isinstance(claim, Claim)
+            assert claim.id == expected.id
+            expected.move(JobState.RUNNING)
+            expected.attempt += 1
+            expected.outcomes.append(None)
+            assert (claim.attempt, claim.alone) == (expected.attempt, expected.alone)
+            self.claims_made.append(claim)
+            return claim
 
         def owned(self, claim: Claim) -> ModelJob | None:
             job = self.jobs[claim.id]
             return job if job.state == JobState.RUNNING and job.attempt == claim.attempt else None
 
-        @rule(claim=claims)
-        def beat(self, claim: Claim) -> None:
-            job = self.owned(claim)
-            expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
-            assert store.beat([claim]) == [expected]
+        @rule(held=st.lists(claims, min_size=1, max_size=4, unique_by=lambda claim: (claim.id, claim.attempt)),
+              is_full=st.booleans())  # fmt: skip
+        def beat(self, held: list[Claim], is_full: bool) -> None:
+            expected = [job.told if (job := self.owned(claim)) else "lost" for claim in held]
+            if is_full and "yield" not in expected:
+                self.call_away(held, expected)
+            assert store.beat(held, is_full=is_full, resumable=frozenset({"probe"})) == expected
+
+        def call_away(self, held: list[Claim], expected: list[str]) -> None:
+            """The youngest low job yields to a high one that is first in line and has waited."""
+            may = [n for n, claim in enumerate(held) if expected[n] == "ok" and self.yields(self.jobs[claim.id])]
+            if not may:
+                return
+            number = max(may, key=lambda n: held[n].claimed_at_ms)
+            job = self.jobs[held[number].id]
+            first = self.pools[job.pool].first()
+            if first and first.priority == "high" and first.has_waited and not first.has_called:
+                assert first.rank < job.rank
+                first.has_called = True
+                job.yielding = job.attempt
+                expected[number] = "yield"
+
+        @staticmethod
+        def yields(job: ModelJob) -> bool:
+            return job.priority == "low" and not job.alone
+
+        @precondition(lambda self: self.live_claims())
+        @rule(data=st.data(), then_release=st.booleans())
+        def high_job_needs_a_slot(self, data: st.DataObject, then_release: bool) -> None:
+            """The rule above seldom meets a low job running beside a high one that waits; this one makes them meet."""
+            pool = data.draw(st.sampled_from(POOLS))
+            self.submit("cow", pool, "low", None)
+            self.claim(pool, "w1", is_idle=True)
+            self.submit(data.draw(st.sampled_from(TENANTS)), pool, "high", None)
+            self.high_jobs_wait()
+            held = self.live_claims()[-3:]
+            self.beat(held, is_full=True)
+            if then_release:
+                for claim in held:
+                    if (job := self.owned(claim)) and job.yielding == job.attempt:
+                        self.release(claim)
 
         @rule(claim=claims)
         def progress(self, claim: Claim) -> None:
             job = self.owned(claim)
-            expected = Signal.LOST if job is None else Signal.CANCEL if job.cancel else Signal.OK
-            assert store.progress(claim, {"fraction": 0.5}) == expected
+            assert store.progress(claim, {"fraction": 0.5}) == (job.told if job else "lost")
             self.fenced += job is None
 
         def refused(self, claim: Claim, write: Any) -> bool:
@@ -180,9 +273,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job = self.jobs[claim.id]
             state = JobState.CANCELLED if job.cancel else JobState.SUCCEEDED
             assert store.commit(claim, {"v": value}, {}) == state
-            job.close(state.value)
             job.result = {"v": value}
-            job.move(state)
+            self.end_run(job, state.value, state)
 
         @rule(claim=claims, retryable=st.booleans())
         def fail(self, claim: Claim, retryable: bool) -> None:
@@ -197,9 +289,10 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                 again = retryable and job.failures < settings.max_failures
                 outcome, state = ("retried", JobState.QUEUED) if again else ("failed", JobState.FAILED)
             assert store.fail(claim, error, delay_s=3600) == state
-            job.close(outcome)
-            job.move(state)
-            job.delayed = state == JobState.QUEUED
+            self.end_run(job, outcome, state)
+            job.held = job.paused
+            job.delayed = state == JobState.QUEUED and not job.paused
+            job.has_waited = False
 
         @rule(claim=claims)
         def release(self, claim: Claim) -> None:
@@ -208,26 +301,30 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job = self.jobs[claim.id]
             state = JobState.CANCELLED if job.cancel else JobState.QUEUED
             assert store.release(claim) == state
-            job.close("cancelled" if job.cancel else "released")
-            job.move(state)
+            self.end_run(job, "cancelled" if job.cancel else "released", state)
             if state == JobState.QUEUED:
-                self.pools[job.pool].add(job)
+                self.wait(job, is_called_away=job.yielding == job.attempt)
 
         def live_claims(self) -> list[Claim]:
             return [claim for claim in self.claims_made if self.owned(claim)]
 
         @precondition(lambda self: self.live_claims())
         @rule(
-            data=st.data(), act=st.sampled_from(["commit", "fail", "fail, due", "release", "cancel", "cancel, commit"])
+            data=st.data(),
+            act=st.sampled_from(
+                ["commit", "fail", "fail, due", "release", "pause, release", "pause, fail", "cancel", "cancel, commit"]
+            ),
         )
         def owner_acts(self, data: st.DataObject, act: str) -> None:
             """The rules above mostly draw stale claims; this one draws a job's owner."""
             claim = data.draw(st.sampled_from(self.live_claims()))
+            if act.startswith("pause"):
+                self.pause(claim.id)
             if act == "commit":
                 self.commit(claim, 1)
-            elif act == "release":
+            elif act.endswith("release"):
                 self.release(claim)
-            elif act.startswith("fail"):
+            elif "fail" in act:
                 self.fail(claim, retryable=True)
                 if act == "fail, due":
                     self.retries_come_due()
@@ -246,15 +343,26 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             store.redis.zadd("dq:leases", {keys.ref(job.tenant, job.id): 1})
             store.reap()
             job.losses += 1
-            job.close("lost")
-            if job.cancel:
-                job.move(JobState.CANCELLED)
-            elif job.late or job.losses >= settings.max_losses:
-                job.move(JobState.FAILED)
-            else:
-                job.move(JobState.QUEUED)
-                self.pools[job.pool].add(job)
+            ends = JobState.FAILED if job.late or job.alone else JobState.QUEUED
+            state = JobState.CANCELLED if job.cancel else ends
+            self.end_run(job, "lost", state)
+            if state == JobState.QUEUED:
+                self.wait(job)
             self.late_ones_expire()
+
+        @rule(pool=st.sampled_from(POOLS))
+        def suspects_wait(self, pool: str) -> None:
+            for job in self.pools[pool].suspects:
+                store.redis.zadd(f"dq:suspects:{pool}", {keys.ref(job.tenant, job.id): AGES_AGO})
+                job.suspect_since = AGES_AGO
+            self.pools[pool].sort_suspects()
+
+        @rule()
+        def high_jobs_wait(self) -> None:
+            for job in self.jobs.values():
+                if job.priority == "high" and job.state == JobState.QUEUED:
+                    store.redis.hset(keys.job(job.tenant, job.id), "queued_at", AGES_AGO)
+                    job.has_waited = True
 
         @rule(job_id=jobs_made)
         def pass_deadline(self, job_id: str) -> None:
@@ -275,9 +383,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             """What every sweep of the reaper does besides returning leases."""
             for job in self.jobs.values():
                 if job.late and job.state == JobState.QUEUED:
-                    self.pools[job.pool].remove(job)
-                    job.delayed = False
-                    job.move(JobState.EXPIRED)
+                    self.end_wait(job, JobState.EXPIRED)
 
         @rule()
         def retries_come_due(self) -> None:
@@ -287,13 +393,19 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             for job in self.jobs.values():
                 if job.delayed:
                     job.delayed = False
-                    self.pools[job.pool].add(job)
+                    waited = job.has_waited
+                    self.wait(job)
+                    job.has_waited = waited  # its queued_at stays that of the failure
 
         @rule(pool=st.sampled_from(POOLS))
         def lose_doorbells(self, pool: str) -> None:
             store.redis.delete(keys.bell(pool))
 
         # --- what must hold after every step ---
+
+        @invariant()
+        def steps_are_counted(self) -> None:
+            StoreMachine.steps += 1
 
         @invariant()
         def records_agree(self) -> None:
@@ -303,6 +415,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                 assert (record.attempt, record.failures, record.losses) == (job.attempt, job.failures, job.losses)
                 assert (record.finished_at_ms is not None) == (job.state in FINAL)
                 assert record.result == job.result
+                assert record.paused == job.paused
                 assert [attempt.outcome for attempt in record.attempts] == job.outcomes
 
         @invariant()
@@ -313,6 +426,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                     places += [
                         keys.ref(tenant, job_id) for job_id in store.redis.zrange(f"dq:ready:{pool}:{tenant}", 0, -1)
                     ]
+                places += store.redis.zrange(f"dq:suspects:{pool}", 0, -1)
+            places += store.redis.zrange("dq:held", 0, -1)
             places += store.redis.zrange("dq:delayed", 0, -1)
             places += store.redis.zrange("dq:leases", 0, -1)
             places += store.redis.zrange("dq:expiry", 0, -1)
@@ -322,8 +437,10 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         def positions_are_exact(self) -> None:
             for name, pool in self.pools.items():
                 order = pool.order()
-                for index, job in enumerate(order):
-                    assert store.position(store.get(job.tenant, job.id)) == (index, len(order)), name
+                ready = len(order) + len(pool.suspects)
+                for line in (order, pool.suspects):
+                    for index, job in enumerate(line):
+                        assert store.position(store.get(job.tenant, job.id)) == (index, ready), name
 
         @invariant()
         def quotas_and_counts_add_up(self) -> None:
@@ -339,7 +456,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         def teardown(self) -> None:
             store.promote()
             for name, pool in self.pools.items():
-                assert store.redis.llen(keys.bell(name)) >= len(pool.order()), "a ready job has no doorbell"
+                ready = len(pool.order()) + len(pool.suspects)
+                assert store.redis.llen(keys.bell(name)) >= ready, "a ready job has no doorbell"
 
     return StoreMachine
 
@@ -348,10 +466,15 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
 def test_scripts_agree_with_the_model(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every rule above, in random order, against one Redis of its own."""
     server = RedisServer(tmp_path_factory.mktemp("machine"))
-    settings = Settings(redis_url=server.url, max_queued_per_tenant=8, max_failures=2, max_losses=2)
+    settings = Settings(
+        redis_url=server.url, max_queued_per_tenant=8, max_failures=2, max_losses=2,
+        lease_s=3600, isolate_after_s=3600, preempt_after_s=3600,
+    )  # fmt: skip
     client = connect(settings)
     try:
-        run_state_machine_as_test(machine_for(JobStore(client, settings), settings))
+        machine = machine_for(JobStore(client, settings), settings)
+        run_state_machine_as_test(machine)
+        print(f"state machine: {machine.steps} steps")  # type: ignore[attr-defined]  # noqa: T201  (the long run is judged by it)
     finally:
         client.close()
         server.process.stop()

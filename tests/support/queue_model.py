@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from shared.jobs import PRIORITIES, TRANSITIONS, JobState
 
-__all__ = ["ModelJob", "ModelPool"]
+__all__ = ["AGES_AGO", "ModelJob", "ModelPool"]
 
 STRIDE = 5040
+AGES_AGO = 1  # the score that stands for having waited too long
 
 
 @dataclass
@@ -26,6 +27,13 @@ class ModelJob:
     failures: int = 0
     losses: int = 0
     cancel: bool = False
+    paused: bool = False
+    held: bool = False
+    alone: bool = False  # how it runs now
+    yielding: int = 0  # the attempt that was called away
+    has_waited: bool = False  # long enough for a high job to have a low one called away
+    has_called: bool = False  # and it had
+    suspect_since: int = 0
     late: bool = False  # its deadline has passed
     result: dict[str, int] | None = None
     outcomes: list[str | None] = field(default_factory=list)
@@ -44,6 +52,13 @@ class ModelJob:
         """End the current attempt."""
         self.outcomes[-1] = outcome
 
+    @property
+    def told(self) -> str:
+        """What its owner hears."""
+        if self.cancel:
+            return "cancel"
+        return "yield" if self.paused or self.yielding == self.attempt else "ok"
+
 
 class ModelPool:
     """Turns of tenants by start-time fair queueing, jobs of a tenant by rank."""
@@ -54,6 +69,8 @@ class ModelPool:
         self.turns: dict[str, int] = {}
         self.owed: dict[str, int] = {}
         self.clock = 0
+        self.suspects: list[ModelJob] = []
+        self.emptying: str | None = None
 
     def add(self, job: ModelJob) -> None:
         """The job becomes ready."""
@@ -62,8 +79,20 @@ class ModelPool:
         if job.tenant not in self.turns:
             self.turns[job.tenant] = max(self.clock, self.owed.pop(job.tenant, 0))
 
+    def suspect(self, job: ModelJob, since: int) -> None:
+        """The job waits to run alone."""
+        job.suspect_since = since
+        self.suspects.append(job)
+        self.sort_suspects()
+
+    def sort_suspects(self) -> None:
+        """Those that wait longest first."""
+        self.suspects.sort(key=lambda job: (job.suspect_since, f"{job.tenant}:{job.id}"))
+
     def remove(self, job: ModelJob) -> None:
         """The job leaves without being claimed."""
+        if job in self.suspects:
+            self.suspects.remove(job)
         if job in self.ready.get(job.tenant, []):
             self.ready[job.tenant].remove(job)
         self._retire(job.tenant)
@@ -74,11 +103,33 @@ class ModelPool:
             if turn > self.clock:
                 self.owed[tenant] = turn
 
-    def take(self) -> tuple[ModelJob | None, list[ModelJob]]:
-        """The job that is claimed next, and those found late on the way to it."""
+    def take(self, worker: str, *, is_idle: bool) -> tuple[ModelJob | str | None, list[ModelJob]]:
+        """The job that is claimed next (or `standby`), and those found late on the way to it."""
         late: list[ModelJob] = []
+        if self.suspects and self.suspects[0].suspect_since == AGES_AGO:
+            if not is_idle and self.emptying in (None, worker):
+                self.emptying = worker
+                return "standby", late
+            if is_idle and (job := self._take_suspect(late)):
+                return job, late
+        job = self._take_from_line(late)
+        if job is None and is_idle:
+            job = self._take_suspect(late)
+        return job, late
+
+    def _take_suspect(self, late: list[ModelJob]) -> ModelJob | None:
+        while self.suspects:
+            job = self.suspects.pop(0)
+            if not job.late:
+                self.emptying = None
+                job.alone = True
+                return job
+            late.append(job)
+        return None
+
+    def _take_from_line(self, late: list[ModelJob]) -> ModelJob | None:
         while self.turns:
-            tenant = min(self.turns, key=lambda name: (self.turns[name], name))
+            tenant = self._first_tenant()
             job = self.ready[tenant].pop(0)
             if job.late:
                 late.append(job)
@@ -87,8 +138,24 @@ class ModelPool:
             self.clock = self.turns[tenant]
             self.turns[tenant] += STRIDE // self.weights.get(tenant, 1)
             self._retire(tenant)
-            return job, late
-        return None, late
+            job.alone = False
+            return job
+        return None
+
+    def _first_tenant(self) -> str:
+        return min(self.turns, key=lambda name: (self.turns[name], name))
+
+    def first(self) -> ModelJob | None:
+        """The head of the line."""
+        return self.ready[self._first_tenant()][0] if self.turns else None
+
+    def add_behind(self, job: ModelJob) -> None:
+        """The job becomes ready again after it was called away: its tenant's turn comes after a high job's."""
+        first = self.first()
+        turn = self.turns[first.tenant] if first else 0
+        self.add(job)
+        if first and first.priority == "high" and (self.turns[job.tenant], job.tenant) < (turn, first.tenant):
+            self.turns[job.tenant] = turn + 1
 
     def order(self) -> list[ModelJob]:
         """Every ready job in the order of claims, by playing the turns through."""
