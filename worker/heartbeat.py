@@ -18,12 +18,21 @@ log = get_logger(__name__)
 
 
 class Heartbeat:
-    """One thread. What the store answers goes to the runs' monitors."""
+    """One thread. What the store answers goes to the runs' monitors. Jobs of the `resumable` kinds may be called away
+    for a high one while every slot is taken."""
 
-    def __init__(self, store: JobStore, runs: Runs, describe: Callable[[], WorkerInfo], period_s: float) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        runs: Runs,
+        describe: Callable[[], WorkerInfo],
+        period_s: float,
+        resumable: frozenset[str] = frozenset(),
+    ) -> None:
         self._store = store
         self._runs = runs
         self._describe = describe
+        self._resumable = resumable
         self._beaten_at = 0.0
         self.thread = Periodic("heartbeat", period_s, self.beat)
 
@@ -31,8 +40,9 @@ class Heartbeat:
         """Renew all leases, then tell the world. Raises StoreUnavailable, after giving up what cannot be ours."""
         now = time.monotonic()
         try:
-            self._renew(now)
-            self._store.announce(self._describe())
+            info = self._describe()
+            self._renew(now, is_full=info.busy >= info.slots)
+            self._store.announce(info)
         except StoreUnavailable:
             self._give_up_overdue()
             raise
@@ -40,11 +50,12 @@ class Heartbeat:
             BEAT_SECONDS.observe(now - self._beaten_at)
         self._beaten_at = now
 
-    def _renew(self, now: float) -> None:
+    def _renew(self, now: float, *, is_full: bool) -> None:
         monitors = self._runs.all()
         if not monitors:
             return
-        signals = self._store.beat([monitor.claim for monitor in monitors])
+        claims = [monitor.claim for monitor in monitors]
+        signals = self._store.beat(claims, is_full=is_full, resumable=self._resumable)
         for monitor, signal in zip(monitors, signals, strict=True):
             monitor.renewed(now, signal)
 

@@ -126,6 +126,7 @@ class WorkerNode:
         """Take no more jobs, let the running ones end within the grace, then give them back. Ends the process where
         an engine hangs: its jobs are given back from here, and whatever it still writes is refused."""
         self.is_draining = True
+        self._runs.shut()
         log.info("draining", running=len(self._runs), grace_s=grace_s)
         self._heartbeat.thread.once()
         if self._runs.wait_until_empty(grace_s):

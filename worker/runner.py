@@ -29,7 +29,7 @@ from shared.jobs import Claim, JobState
 from shared.logs import get_logger
 from shared.settings import Settings
 from shared.specs import Spec, image_refs, parse_spec
-from shared.store import JobStore
+from shared.store import STANDBY, JobStore
 from worker.artifacts import Rendered, render
 from worker.engines.base import Engine, Output, StoppedWithOutput, Task
 from worker.failpoints import AFTER_CLAIM, AFTER_COMMIT, AFTER_UPLOAD, BEFORE_UPLOAD, FailPoints
@@ -75,28 +75,43 @@ class Runner:
 
     def pull(self) -> bool:
         """Claim the pool's next job and run it to its end; False when there was none to be had. Never raises."""
-        if self._is_draining():
-            return False  # whoever reaps next sees a job without a doorbell, and rings
-        asked_at = time.monotonic()
         try:
-            claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name)
+            monitor = self._next()
         except StoreUnavailable as error:
             log.warning("no claim", error=error.message)
             return False
-        if claim is None:
+        if monitor is None:
             return False
-        monitor = JobMonitor(
+        claim = monitor.claim
+        self._parts.failpoints.passing(AFTER_CLAIM)
+        with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
+            self._run(monitor)
+        return True
+
+    def _next(self) -> JobMonitor | None:
+        """The next job, leased to us and among the runs; waits where a job runs alone here, or is to."""
+        while True:
+            with self._parts.runs.claiming() as is_idle:
+                if self._is_draining():
+                    return None  # whoever reaps next sees a job without a doorbell, and rings
+                asked_at = time.monotonic()
+                claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name, is_idle=is_idle)
+                if claim is None:
+                    return None
+                if claim != STANDBY:
+                    monitor = self._monitor(claim, asked_at)
+                    self._parts.runs.open(monitor)
+                    return monitor
+                self._parts.runs.stand_by(self._settings.beat_s)
+
+    def _monitor(self, claim: Claim, asked_at: float) -> JobMonitor:
+        return JobMonitor(
             claim,
             claimed_at=asked_at,
             lease_s=self._settings.lease_s,
             on_progress=self._parts.reports.note,
             on_preview=self._parts.previews.take,
         )
-        self._parts.runs.open(monitor)
-        self._parts.failpoints.passing(AFTER_CLAIM)
-        with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
-            self._run(monitor)
-        return True
 
     def _run(self, monitor: JobMonitor) -> None:
         claim, hooks = monitor.claim, self._parts.hooks
