@@ -12,8 +12,9 @@ import re
 import secrets
 import sys
 
+from deploy.local.processes import ProcessFailed
 from tests.faults.report import keep, publish
-from tests.faults.scenarios import NAMES, play
+from tests.faults.scenarios import NAMES, Unavailable, play
 
 
 def main() -> int:
@@ -31,7 +32,15 @@ def main() -> int:
     rows = {}
     for name in chosen:
         print(f"== {name} seed {seed}", flush=True)
-        rows[name] = play(name, seed, short=told.short)
+        try:
+            rows[name] = play(name, seed, short=told.short)
+        except Unavailable as error:
+            print(f"{name}: not on this machine: {error}", flush=True)
+            continue
+        except (AssertionError, ProcessFailed) as error:
+            print(f"{name}: BROKEN {error}", flush=True)
+            rows[name] = {"name": name, "seed": seed, "broken": [str(error)]}
+            continue
         keep(rows[name])
         if told.publish and not told.short:
             publish(rows[name])

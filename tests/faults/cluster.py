@@ -51,8 +51,9 @@ class Cluster:
     """Redis, object store, API, workers. A context manager; ready when entered."""
 
     def __init__(
-        self, folder: Path, ledger: Ledger, *, workers: int = 3, stations: list[Station] | None = None, **settings: Any
-    ) -> None:
+        self, folder: Path, ledger: Ledger, *, workers: int = 3, stations: list[Station] | None = None,
+        api_env: dict[str, str] | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
         self.folder, self.ledger = folder, ledger
         self.redis = RedisServer(folder / "redis")
         self.objects = ObjectServer(folder / "objects")
@@ -63,7 +64,8 @@ class Cluster:
         self.store = JobStore(self.client, self.settings)
         self.key = new_key(self.store, TENANT)
         self.stations = stations if stations is not None else [Station(number) for number in range(workers)]
-        self.api = ApiServer(self.settings, folder)
+        self._api_env = api_env or {}
+        self.api = ApiServer(self.settings, folder, env=self._api_env)
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._lock = threading.Lock()
@@ -144,7 +146,7 @@ class Cluster:
         """kill -9 of all its processes, and a start on the same port."""
         self.ledger.note("kill", worker="api")
         self.api.process.kill()
-        self.api = ApiServer(self.settings, self.folder, port=self.api.port)
+        self.api = ApiServer(self.settings, self.folder, port=self.api.port, env=self._api_env)
         self.ledger.note("back", worker="api")
 
     def restart_workers(self, **settings: Any) -> None:
@@ -152,8 +154,8 @@ class Cluster:
         for station in self.stations:
             station.settings |= settings
             assert station.process
-            station.process.kill()
             old = station.name
+            station.process.kill()
             eventually(lambda before=old, at=station: at.name != before, within_s=30)  # type: ignore[misc]
         eventually(self._all_ready, within_s=90, what="every worker")
 

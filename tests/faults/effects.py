@@ -1,14 +1,12 @@
 """`python -m tests.faults.effects`: the worker as it is, with a witness at its engines and at its commits.
 
-The witness writes to the ledger, not to the worker's log, and plays what only a process itself can: a segfault in
-the engine, a freeze in the gap before the commit, a host clock that is wrong. FAULTS_LEDGER is the file;
-FAULTS_CLOCK_SHIFT_S moves what this process takes for the time of day.
+The witness writes to the ledger (the file FAULTS_LEDGER), not to the worker's log, and plays what only a process
+itself can: a segfault in the engine, a freeze in the gap before the commit.
 """
 
 from __future__ import annotations
 
 import ctypes
-import datetime
 import os
 import resource
 import signal
@@ -29,7 +27,6 @@ FREEZES_BEFORE_COMMIT = 666_002  # SIGSTOPs its process between upload and commi
 def main() -> int:
     """Run the worker under observation."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _shift_clock(float(os.environ.get("FAULTS_CLOCK_SHIFT_S", "0")))
     from worker import app, node
 
     ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
@@ -81,28 +78,6 @@ def _witnessed_store(store: type, ledger: Ledger) -> type:
             return state
 
     return WitnessedStore
-
-
-def _shift_clock(shift_s: float) -> None:
-    """What Python code of this process reads as the time of day, moved; monotonic time stays."""
-    if not shift_s:
-        return
-    true_time, true_datetime = time.time, datetime.datetime
-    time.time = lambda: true_time() + shift_s
-    time.time_ns = lambda: int(time.time() * 1e9)
-
-    class Shifted(true_datetime):
-        """A datetime whose now is elsewhere."""
-
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return true_datetime.fromtimestamp(time.time(), tz)
-
-        @classmethod
-        def utcnow(cls) -> Any:
-            return true_datetime.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
-
-    datetime.datetime = Shifted  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import httpx
 
 from tests.faults.ledger import Ledger
 
-__all__ = ["Load", "short_probe"]
+__all__ = ["Load", "longer_probe", "short_probe"]
 
 GIVE_UP_S = 120.0
 AGAIN_S = 0.1
@@ -26,6 +26,14 @@ def short_probe(rng: random.Random) -> dict[str, Any]:
     return {
         "kind": "probe",
         "input": {"steps": rng.randint(1, 6), "step_s": 0.05, "write_bytes": rng.randint(100, 20_000)},
+    }
+
+
+def longer_probe(rng: random.Random) -> dict[str, Any]:
+    """0.5 to 1.2 s, for faults that need running jobs to hit."""
+    return {
+        "kind": "probe",
+        "input": {"steps": rng.randint(10, 24), "step_s": 0.05, "write_bytes": rng.randint(100, 20_000)},
     }
 
 
@@ -73,10 +81,10 @@ class Load:
             thread.join(GIVE_UP_S * 2)
             assert not thread.is_alive(), "a caller hangs"
 
-    def give_one(self, body: dict[str, Any]) -> None:
-        """A job of the scenario's own, besides the paced ones."""
+    def give_one(self, body: dict[str, Any]) -> str:
+        """A job of the scenario's own, besides the paced ones; its id."""
         with httpx.Client(headers={"Authorization": f"Bearer {self._key}"}, timeout=self._timeout_s) as http:
-            self._give(http, -1 - next(self._extra), body)
+            return self._give(http, -2 - 2 * next(self._extra), body)
 
     @property
     def is_done(self) -> bool:
@@ -91,16 +99,18 @@ class Load:
                     return
                 self._give(http, number)
 
-    def _give(self, http: httpx.Client, number: int, own: dict[str, Any] | None = None) -> None:
+    def _give(self, http: httpx.Client, number: int, own: dict[str, Any] | None = None) -> str:
         rng = random.Random(f"{self._seed}:{number}")
         job_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         body = own or self._spec(rng)
         give_up_at = time.monotonic() + GIVE_UP_S
         while time.monotonic() < give_up_at:
             if self._ask(http, number, job_id, body):
-                return
+                break
             time.sleep(AGAIN_S)
-        self._ledger.note("given_up", sync=True, id=job_id, number=number)
+        else:
+            self._ledger.note("given_up", sync=True, id=job_id, number=number)
+        return job_id
 
     def _ask(self, http: httpx.Client, number: int, job_id: str, body: dict[str, Any]) -> bool:
         asked_at = time.monotonic()

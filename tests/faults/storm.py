@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.cluster import Cluster, Station
+from tests.faults.cluster import TENANT, Cluster, Station
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.faults.observer import Observer
 from tests.faults.verdict import Verdict, judge
+from tests.support.polling import eventually
 
 __all__ = ["Run", "Storm"]
 
@@ -47,12 +48,15 @@ class Storm:
     @contextmanager
     def of(
         cls, run: Run, *, per_s: float, stations: list[Station] | None = None, load: dict[str, Any] | None = None,
-        **settings: Any,
+        before: Callable[[Cluster], None] | None = None, **settings: Any,
     ) -> Iterator[Storm]:  # fmt: skip
-        """Start it all; callers begin at once."""
+        """Start it all; `before` is called when the servers run and no worker does. Callers begin with rage()."""
         folder = Path(tempfile.mkdtemp(prefix="storm-", dir=run.folder))
         ledger = Ledger(folder / "ledger.jsonl")
-        with Cluster(folder, ledger, stations=stations, **settings) as cluster:
+        cluster = Cluster(folder, ledger, stations=stations, **settings)
+        if before:
+            before(cluster)
+        with cluster:
             callers = Load(cluster.api.url, cluster.key, ledger, run.seed, per_s=per_s, **(load or {}))
             storm = cls(cluster, callers, run)
             yield storm
@@ -75,6 +79,11 @@ class Storm:
         self.rng.shuffle(stations)
         running = [station for station in stations if station.process and station.process.exit_code is None]
         return next((station for station in running if self.cluster.running_on(station)), (running or stations)[0])
+
+    def wait_final(self, job_id: str, within_s: float) -> None:
+        """Until that job has ended."""
+        store = self.cluster.store
+        eventually(lambda: store.get(TENANT, job_id).is_final, within_s=within_s, what=f"the end of {job_id}")
 
     def verdict(self, within_s: float = SETTLED_S) -> Verdict:
         """After rage()."""

@@ -120,11 +120,13 @@ class StandIn:
 class ApiServer:
     """gunicorn with our configuration, on a free port. Ready when the constructor returns."""
 
-    def __init__(self, settings: Settings, folder: Path, *, processes: int = 2, port: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, *, processes: int = 2, port: int = 0, env: dict[str, str] | None = None
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         values = {**settings.model_dump(), "bind": f"127.0.0.1:{self.port}", "api_processes": processes}
-        env = {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}
+        env = {**{ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}, **(env or {})}
         argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:create()"]
         self.process = Process(Command("api", argv, env), folder / f"api-{self.port}.log")
         wait_until(self._answers, self.process, 30)

@@ -1,0 +1,61 @@
+"""SIGTERM under load and a rolling restart of all workers: nobody is blamed, and little work is done again."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+
+from tests.faults.cluster import LEASE_S
+from tests.faults.history import histories
+from tests.faults.load import longer_probe
+from tests.faults.report import Row
+from tests.faults.storm import Run, Storm
+from tests.faults.verdict import quantile
+from tests.support.polling import eventually
+
+__all__ = ["run"]
+
+GRACE_S = 0.6  # so short that some jobs end within and some do not
+
+
+def run(run: Run) -> Row:
+    """12 restarts, 200 jobs."""
+    restarts, jobs = run.pick(12, 2), run.pick(200, 30)
+    took: list[float] = []
+    codes: set[int | None] = set()
+    with Storm.of(run, per_s=6, load={"spec": longer_probe}, drain_grace_s=GRACE_S) as storm:
+        numbers = iter(range(restarts))
+
+        def restart() -> None:
+            station = storm.cluster.stations[next(numbers) % len(storm.cluster.stations)]
+            storm.cluster.wait_worker(station)
+            assert station.process
+            process = station.process
+            storm.cluster.signal_worker(station, signal.SIGTERM, "term")
+            asked_at = time.monotonic()
+            eventually(lambda: process.exit_code is not None, within_s=40, what="the drained worker's end")
+            took.append(time.monotonic() - asked_at)
+            codes.add(process.exit_code)
+
+        storm.rage(restart, faults=restarts, jobs=jobs, every_s=(0.3, 0.8))
+        verdict = storm.verdict()
+        records = [storm.cluster.store.get("faults", job_id) for job_id in storm.load.accepted]
+        row = Row.of("drain", run.seed, verdict, restarts=restarts, grace_s=GRACE_S, lease_s=LEASE_S,
+                     drain_p99_s=quantile(took, 0.99), given_back=sum(record.attempt > 1 for record in records),
+                     device_s_repeated=round(_given_back_s(storm), 2))  # fmt: skip
+    row.expect(codes == {0}, f"exit codes {codes}")
+    row.expect(not any(record.losses or record.failures for record in records), "a job was blamed for a drain")
+    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
+    return row
+
+
+def _given_back_s(storm: Storm) -> float:
+    """Seconds of running that ended in the queue again."""
+    jobs = histories(storm.cluster.ledger.read("event"))
+    return sum(
+        after.at - before.at
+        for events in jobs.values()
+        for before, after in itertools.pairwise(events)
+        if (before.type, after.type) == ("started", "queued")
+    )

@@ -1,0 +1,50 @@
+"""kill -9 in the named gaps: after the claim, before the upload, between upload and commit, after the commit."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+
+from tests.faults.cluster import LEASE_S, Station
+from tests.faults.report import Row
+from tests.faults.storm import Run, Storm
+from tests.support.polling import eventually
+
+__all__ = ["run"]
+
+POINTS = ("after_claim", "before_upload", "after_upload", "after_commit")
+
+
+def run(run: Run) -> Row:
+    """Each gap ten times, while 400 jobs pass."""
+    rounds, jobs = run.pick(10, 1), run.pick(400, 40)
+    doomed, steady = Station(0), Station(1)
+    points = itertools.cycle(POINTS)
+    doomed.settings["failpoint"] = _armed(next(points), 2)
+    hit: dict[str, int] = {}
+    with Storm.of(run, per_s=6, stations=[doomed, steady], max_losses=10) as storm:
+
+        def die() -> None:
+            """The present incarnation dies at its point; the next one is armed with the next."""
+            assert doomed.process
+            name, process = doomed.name, doomed.process
+            point = doomed.settings["failpoint"].partition(":")[0]
+            doomed.settings["failpoint"] = _armed(next(points), storm.rng.randint(1, 4))
+            eventually(lambda: process.exit_code is not None, within_s=60, what=f"the death at {point}")
+            assert process.exit_code == -signal.SIGKILL, process.tail()
+            storm.cluster.ledger.note("kill", worker=name)
+            hit[point] = hit.get(point, 0) + 1
+            eventually(lambda: doomed.name != name, within_s=30)
+
+        storm.rage(die, faults=rounds * len(POINTS), jobs=jobs, every_s=(0.0, 0.1))
+        doomed.settings["failpoint"] = ""
+        storm.cluster.restart_workers()
+        row = Row.of("failpoints", run.seed, storm.verdict(), hit=hit, lease_s=LEASE_S, fenced=storm.fenced())
+    row.expect(set(hit) == set(POINTS), f"not every gap was hit: {hit}")
+    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
+    row.expect((row.recovery_p99_s or 99.0) <= LEASE_S + 5, f"recovery p99 {row.recovery_p99_s} s > lease + 5 s")
+    return row
+
+
+def _armed(point: str, passes: int) -> str:
+    return f"{point}:{passes}"

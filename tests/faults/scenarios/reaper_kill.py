@@ -1,0 +1,28 @@
+"""The reaper dies too: a second worker is killed just when it returns the first one's jobs to the queue."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults.cluster import LEASE_S, REAP_S
+from tests.faults.report import Row
+from tests.faults.storm import Run, Storm
+
+__all__ = ["run"]
+
+
+def run(run: Run) -> Row:
+    """20 pairs of kills, the second around the moment the first one's leases end; 300 jobs."""
+    pairs, jobs = run.pick(20, 1), run.pick(300, 40)
+    with Storm.of(run, per_s=6, max_losses=20) as storm:
+
+        def kill_two() -> None:
+            storm.cluster.kill_worker(storm.busy_station())
+            time.sleep(LEASE_S - REAP_S + storm.rng.uniform(0.0, 3 * REAP_S))
+            storm.cluster.kill_worker(storm.busy_station())
+
+        storm.rage(kill_two, faults=pairs, jobs=jobs, every_s=(0.3, 1.0))
+        row = Row.of("reaper_kill", run.seed, storm.verdict(), kills=2 * pairs, lease_s=LEASE_S)
+    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
+    row.expect((row.recovery_p99_s or 99.0) <= LEASE_S + 5, f"recovery p99 {row.recovery_p99_s} s > lease + 5 s")
+    return row
