@@ -23,6 +23,7 @@ from shared.specs import (
     ProbeSpec,
     RankSpec,
     Spec,
+    UnclipSpec,
     VqganClipSpec,
     parse_spec,
 )
@@ -165,6 +166,8 @@ def _pictures_named(spec: Spec) -> dict[str, str]:
         return {f"input.images.{index}": ref for index, ref in enumerate(spec.images)}
     if isinstance(spec, DalleSpec):
         return {"input.image_prefix.image": spec.image_prefix.image} if spec.image_prefix else {}
+    if isinstance(spec, UnclipSpec):
+        return {"input.image": spec.image} if spec.image else {}
     if isinstance(spec, VqganClipSpec):
         named = {f"input.prompts.{index}.image": term.image for index, term in enumerate(spec.prompts) if term.image}
         return {**named, **({"input.init_image": spec.init_image} if spec.init_image else {})}

@@ -30,6 +30,7 @@ HIDDEN_PATHS = ("/ui/{name}", "/docs/{name}")
 EXAMPLES: dict[str, dict[str, Any]] = {
     "dalle": {"prompts": ["a red apple"], "n": 16, "keep": 4},
     "vqgan_clip": {"prompts": "a green tree:1 | fog:-0.3", "iterations": 100, "size": [64, 64]},
+    "unclip": {"prompts": ["a red apple"], "n": 16, "keep": 4},
     "rank": {"images": ["img_" + "0" * 64], "prompt": "a red apple"},
     "classify": {"images": ["img_" + "0" * 64], "labels": ["an apple", "a pear"]},
     "probe": {"steps": 3},

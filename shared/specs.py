@@ -32,6 +32,7 @@ __all__ = [
     "PromptTerm",
     "RankSpec",
     "Spec",
+    "UnclipSpec",
     "VqganClipSpec",
     "image_refs",
     "parse_prompt_terms",
@@ -188,6 +189,37 @@ class VqganClipSpec(Frozen):
         return self
 
 
+class UnclipSpec(Frozen):
+    """DALL-E 2's way: a caption's CLIP vector becomes a picture's, and that a picture; or variations of a picture."""
+
+    kind: Literal["unclip"] = "unclip"
+    prompts: list[Text] = Field(default=[], max_length=32)
+    image: ImageRef | None = Field(
+        default=None, description="draw variations of this picture; one prompt, if given, only ranks them"
+    )
+    n: int = Field(default=4, ge=1, le=512, description="candidates per prompt")
+    keep: int | None = Field(default=None, ge=1, le=512, description="best by CLIP to keep per prompt; all if left out")
+    prior_steps: int | None = Field(default=None, ge=1, le=250, description="caption to picture vector; model default")
+    prior_guidance: float | None = Field(default=None, ge=1, le=32, description="of the prior; model default")
+    decoder_steps: int | None = Field(default=None, ge=1, le=250, description="vector to picture; model default")
+    guidance: float | None = Field(default=None, ge=1, le=32, description="of the decoder; model default")
+    seed: Seed | None = None
+    preview_every: int = Field(default=6, ge=0, le=250, description="decoder steps between previews; 0 for none")
+    model: ModelId = "emoji-unclip"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not self.prompts and self.image is None:
+            raise ValueError("give prompts, or an image to vary")
+        if self.image is not None and len(self.prompts) > 1:
+            raise ValueError(f"variations of an image are ranked by one prompt, not by {len(self.prompts)}")
+        if self.keep is not None and self.keep > self.n:
+            raise ValueError(f"keep is {self.keep} but n is only {self.n}")
+        if self.n * len(self.prompts) > 512:
+            raise ValueError(f"n times the number of prompts is {self.n * len(self.prompts)}; the limit is 512")
+        return self
+
+
 class RankSpec(Frozen):
     """How well each picture fits one prompt: scores and order."""
 
@@ -235,10 +267,12 @@ class ProbeSpec(Frozen):
     )
 
 
-Spec = Annotated[DalleSpec | VqganClipSpec | RankSpec | ClassifySpec | ProbeSpec, Field(discriminator="kind")]
+Spec = Annotated[
+    DalleSpec | VqganClipSpec | UnclipSpec | RankSpec | ClassifySpec | ProbeSpec, Field(discriminator="kind")
+]
 
-KINDS: tuple[str, ...] = ("dalle", "vqgan_clip", "rank", "classify", "probe")
-GENERATORS: frozenset[str] = frozenset({"dalle", "vqgan_clip"})  # kinds that make pictures from a seed
+KINDS: tuple[str, ...] = ("dalle", "vqgan_clip", "unclip", "rank", "classify", "probe")
+GENERATORS: frozenset[str] = frozenset({"dalle", "vqgan_clip", "unclip"})  # kinds that make pictures from a seed
 
 _ADAPTER: TypeAdapter[Spec] = TypeAdapter(Spec)
 
@@ -255,6 +289,8 @@ def image_refs(spec: Spec) -> list[str]:
         refs.extend(spec.images)
     elif isinstance(spec, DalleSpec) and spec.image_prefix:
         refs.append(spec.image_prefix.image)
+    elif isinstance(spec, UnclipSpec) and spec.image:
+        refs.append(spec.image)
     elif isinstance(spec, VqganClipSpec):
         refs.extend(term.image for term in spec.prompts if term.image)
         if spec.init_image:

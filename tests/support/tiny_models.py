@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tests.models.conftest import TINY_DALLE, TINY_VQGAN, tiny_clip_config, tiny_tokenizer
+from tests.models.conftest import SMALL_VQGAN, TINY_DALLE, tiny_clip_config, tiny_tokenizer, tiny_unclip
 from worker.checkpoints.loading import CLIP_CONFIG, CLIP_WEIGHTS, CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle
 from worker.models.text import CaptionTokenizer
+from worker.models.unclip import Unclip
 from worker.models.vqgan import VQGAN
 
 __all__ = ["write_tiny_models"]
@@ -29,12 +29,13 @@ def write_tiny_models(folder: Path) -> Path:
     tokenizer = CaptionTokenizer.load(folder / TOKENIZER)
     models = {
         "emoji-clip": Clip(tiny_clip_config(), tokenizer),
-        "emoji-vqgan": VQGAN(replace(TINY_VQGAN, resolution=8, attention_at=())),  # 4x4 codes, as the transformer's
+        "emoji-vqgan": VQGAN(SMALL_VQGAN),
         "emoji-dalle": Dalle(TINY_DALLE),
+        "emoji-unclip": tiny_unclip(),
     }
     rows = []
     for model_id, model in models.items():
-        assert isinstance(model, Clip | VQGAN | Dalle)
+        assert isinstance(model, Clip | VQGAN | Dalle | Unclip)
         save_model(model, folder / model_id, torch.float32)
         rows.append(_row(folder, model_id, model_id.removeprefix("emoji-")))
     (folder / "registry.json").write_text(json.dumps({"models": rows}))
@@ -48,11 +49,11 @@ def _row(folder: Path, model_id: str, family: str) -> dict[str, object]:
         "id": model_id, "family": family, "folder": model_id, "config": config, "weights": weights, "sha256": sha256,
         "dtype": "float32", "params": 1, "source": "tests", "licence": "Apache-2.0", "pool": "default",
     }  # fmt: skip
-    if family != "vqgan":
+    if family in ("clip", "dalle"):
         sha256[TOKENIZER] = digest(folder / TOKENIZER)
         row["tokenizer"] = TOKENIZER
     if family != "clip":
         row["clip"] = "emoji-clip"
-    if family == "dalle":
+    if family in ("dalle", "unclip"):
         row["vqgan"] = "emoji-vqgan"
     return row

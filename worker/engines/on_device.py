@@ -9,6 +9,7 @@ from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.registry import EngineOptions
+from worker.engines.unclip import UnclipEngine
 from worker.engines.vqgan_clip import VqganClipEngine
 
 __all__ = ["build_device_engines"]
@@ -22,5 +23,6 @@ def build_device_engines(options: EngineOptions) -> list[Engine]:
     return [
         DalleEngine(library, device, embedder),
         VqganClipEngine(library, device, embedder),
+        UnclipEngine(library, device, embedder),
         ClipEngine(library, device, embedder),
     ]

@@ -29,6 +29,7 @@ class UnclipConfig:
     embedding: int = 128  # width of CLIP's vectors
     channels: int = 16  # of the VQGAN's latent
     grid: int = 8  # latent cells along one side
+    patch: int = 1  # cells along one side that share a token of the decoder
     width: int = 192  # of the decoder
     layers: int = 5
     heads: int = 4
@@ -42,11 +43,13 @@ class UnclipConfig:
     guidance: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ConfigError(f"width {self.width} is no multiple of {self.heads} heads")
-        sizes = (self.embedding, self.channels, self.grid, self.width, self.prior_width, self.heads)
+        sizes = (self.embedding, self.channels, self.grid, self.patch, self.width, self.prior_width, self.heads)
         if min(sizes) < 1 or min(self.layers, self.prior_layers, self.extra_tokens) < 0:
             raise ConfigError("an unCLIP's sizes are positive")
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is no multiple of {self.heads} heads")
+        if self.grid % self.patch:
+            raise ConfigError(f"grid {self.grid} is no multiple of patches of {self.patch} cells")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UnclipConfig:
@@ -171,13 +174,13 @@ class Decoder(nn.Module):
         self.picture = nn.Linear(config.embedding, width)
         self.null = nn.Parameter(torch.randn(config.embedding) * 0.02)  # stands for "no picture vector"
         self.extra = nn.Linear(config.embedding, config.extra_tokens * width)
-        self.enter = nn.Linear(config.channels, width)
-        self.rows = nn.Parameter(torch.randn(config.grid, width) * 0.02)
-        self.columns = nn.Parameter(torch.randn(config.grid, width) * 0.02)
+        self.enter = nn.Linear(config.channels * config.patch**2, width)
+        self.rows = nn.Parameter(torch.randn(config.grid // config.patch, width) * 0.02)
+        self.columns = nn.Parameter(torch.randn(config.grid // config.patch, width) * 0.02)
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
-        self.leave = nn.Linear(width, config.channels)
+        self.leave = nn.Linear(width, config.channels * config.patch**2)
         for layer in (self.modulation, self.leave):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -187,16 +190,17 @@ class Decoder(nn.Module):
         config = self.config
         picture = torch.where(silent[:, None], self.null.to(picture.dtype), picture)
         condition = F.silu(self.time(time) + self.picture(picture))  # (B, W)
-        places = (self.rows[:, None] + self.columns[None]).flatten(0, 1)  # (h * w, W)
-        cells = self.enter(noisy.flatten(2).transpose(1, 2)) + places  # (B, h * w, W)
+        places = (self.rows[:, None] + self.columns[None]).flatten(0, 1)  # (S, W)
+        cells = self.enter(F.pixel_unshuffle(noisy, config.patch).flatten(2).transpose(1, 2)) + places  # (B, S, W)
         extra = self.extra(picture).view(len(picture), config.extra_tokens, config.width)
         x = torch.cat([extra, cells.to(extra.dtype)], dim=1)
         for block in self.blocks:
             x = block(x, condition)
         x = self.norm(x[:, config.extra_tokens :])
         shift, scale = self.modulation(condition).chunk(2, dim=1)
-        cells = self.leave(modulate(x, shift, scale))  # (B, h * w, C)
-        return cells.transpose(1, 2).reshape(noisy.shape)
+        cells = self.leave(modulate(x, shift, scale)).transpose(1, 2)  # (B, C * patch * patch, S)
+        side = config.grid // config.patch
+        return F.pixel_shuffle(cells.reshape(len(noisy), -1, side, side), config.patch)
 
 
 class Unclip(nn.Module):

@@ -16,22 +16,25 @@ from api.client.commands.show import show_job, show_json, watched
 
 __all__ = ["submit"]
 
-KINDS = ("dalle", "vqgan_clip", "rank", "classify", "probe")
+KINDS = ("dalle", "vqgan_clip", "unclip", "rank", "classify", "probe")
 DIRECT = ("n", "keep", "seed", "model", "iterations", "preview_every")  # options that are input fields by name
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("prompts", nargs=-1)
-@click.option("-n", "--n", type=int, help="dalle: candidates per prompt.")
-@click.option("--keep", type=int, help="dalle: the best so many by CLIP.")
+@click.option("-n", "--n", type=int, help="dalle, unclip: candidates per prompt.")
+@click.option("--keep", type=int, help="dalle, unclip: the best so many by CLIP.")
 @click.option("--iterations", type=int, help="vqgan_clip: steps.")
 @click.option("--size", help="vqgan_clip: WIDTHxHEIGHT, as 64x64.")
 @click.option("--seed", type=int, help="0 is a seed; drawn if left out.")
 @click.option("--model", help="Which model; see `dreamqueue models`.")
 @click.option("--preview-every", type=int, help="Steps between previews; 0 for none.")
 @click.option(
-    "--image", "images", multiple=True, help="rank, classify: a file (uploaded), img_... or JOB/NAME. Repeat."
+    "--image",
+    "images",
+    multiple=True,
+    help="rank, classify: a file (uploaded), img_... or JOB/NAME. Repeat. unclip: the one to vary.",
 )
 @click.option("--label", "labels", multiple=True, help="classify: a label. Repeat.")
 @click.option(
@@ -55,6 +58,7 @@ def submit(
     \b
     dreamqueue submit dalle "a red apple" --n 16 --keep 4 --out apples
     dreamqueue submit vqgan_clip "a green tree" --iterations 200 --wait
+    dreamqueue submit unclip --image apple.png --n 4 --wait
     dreamqueue submit classify --image cat.png --label cat --label dog --wait
     """
     input_ = {**_from_file(json_file), **_input(kind, prompts, options, client)}
@@ -85,11 +89,18 @@ def _input(kind: str, prompts: tuple[str, ...], options: dict[str, Any], client:
     if options["size"]:
         found["size"] = _size(options["size"])
     if options["images"]:
-        found["images"] = [_picture(image, client) for image in options["images"]]
+        pictures = [_picture(image, client) for image in options["images"]]
+        found.update(_varied(pictures) if kind == "unclip" else {"images": pictures})
     if options["labels"]:
         found["labels"] = list(options["labels"])
     found.update({name: _value(text) for name, text in _pairs(options["settings"], "--set").items()})
     return found
+
+
+def _varied(pictures: list[str]) -> dict[str, str]:
+    if len(pictures) > 1:
+        raise click.BadParameter("unclip varies one picture at a time", param_hint="--image")
+    return {"image": pictures[0]}
 
 
 def _picture(image: str, client: DreamqueueClient) -> str:

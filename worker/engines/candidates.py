@@ -1,0 +1,49 @@
+"""What engines share that draw many candidates in codes: decoding, scoring by CLIP, the best of each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.engines.base import Monitor, Picture
+from worker.engines.device import Device
+from worker.engines.embeddings import Embedder
+from worker.models.dalle_sampler import decode_ids
+from worker.models.vqgan import VQGAN
+
+__all__ = ["Candidate", "best", "decode", "scores"]
+
+DECODED_PER_STEP = 16  # pictures decoded in one step of the device, so that other jobs' steps fit between
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of a batch: the place of its prompt in the spec, and which of that prompt's n it is."""
+
+    prompt: int
+    index: int
+
+
+def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Monitor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w)."""
+    parts = []
+    for ids in torch.split(codes, DECODED_PER_STEP):
+        monitor.check()
+        with device.step(kind):
+            parts.append(decode_ids(vqgan, ids))
+    return torch.cat(parts)
+
+
+def scores(embedder: Embedder, clip: str, pictures: Tensor, targets: Tensor, kind: str) -> list[float]:
+    """Cosine of every picture (B, 3, H, W) with its own unit vector (B, D)."""
+    found: list[float] = (embedder.tensors(clip, pictures, kind) * targets).sum(1).tolist()
+    return found
+
+
+def best(pictures: Sequence[Sequence[Picture]], keep: int) -> Iterator[Picture]:
+    """The first prompt's best, then the second's, and so on; the lower index first where scores are equal."""
+    for group in pictures:
+        yield from sorted(group, key=lambda picture: (-(picture.score or 0.0), picture.index))[:keep]
