@@ -43,7 +43,7 @@ def eta_s(record: JobRecord, pool: PoolInfo, position: int | None, now_ms: int) 
     if record.state == JobState.RUNNING:
         return _left_s(record, pace_s, now_ms)
     slots = sum(worker.slots for worker in pool.workers if worker.state == "ready")
-    if record.state != JobState.QUEUED or pace_s is None or slots == 0:
+    if record.state != JobState.QUEUED or record.paused or pace_s is None or slots == 0:
         return None
     if position is None:  # waits for a retry
         delay_s = max(0, (record.due_at_ms or now_ms) - now_ms) / 1000

@@ -55,6 +55,7 @@ def job_document(record: JobRecord, place: Place) -> dict[str, Any]:
         "deadline_at": rfc3339(record.deadline_at_ms),
         "due_at": rfc3339(record.due_at_ms),
         "cancel_requested": record.cancel_requested,
+        "paused": record.paused,
         "progress": progress_document(record.id, record.progress),
         "result": _result(record.id, record.result),
         "error": record.error,
@@ -62,14 +63,14 @@ def job_document(record: JobRecord, place: Place) -> dict[str, Any]:
         "worker": record.worker,
         "metadata": record.metadata,
         "retry_of": record.retry_of,
-        "urls": {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry", "events": f"{url}/events"},
+        "urls": {"self": url, **{call: f"{url}/{call}" for call in ("cancel", "pause", "resume", "retry", "events")}},
     }
 
 
 def job_tag(record: JobRecord, place: Place) -> str:
     """A weak entity tag of all that can change about a job, the ETA excepted: it changes while nothing happens."""
     parts = (record.state.value, record.attempt, record.failures, record.finished_at_ms, record.due_at_ms,
-             record.cancel_requested, place.position, record.progress)  # fmt: skip
+             record.cancel_requested, record.paused, place.position, record.progress)  # fmt: skip
     return f'W/"{blake2b(json.dumps(parts).encode(), digest_size=9).hexdigest()}"'
 
 
@@ -92,6 +93,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "started_at": rfc3339(attempt.started_at_ms),
         "ended_at": rfc3339(attempt.ended_at_ms),
         "outcome": attempt.outcome,
+        "alone": attempt.alone,
         "error": attempt.error,
     }
 

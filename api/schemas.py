@@ -136,6 +136,7 @@ class JobAttempt(Output):
     started_at: Time
     ended_at: Time | None
     outcome: str | None = Field(description="succeeded, failed, retried, released, lost, cancelled")
+    alone: bool = Field(description="whether its worker ran nothing else: workers had been lost under the job before")
     error: JobError | None
 
 
@@ -162,6 +163,8 @@ class JobUrls(Output):
 
     self: str
     cancel: str
+    pause: str
+    resume: str
     retry: str
     events: str
 
@@ -186,6 +189,7 @@ class Job(Output):
     deadline_at: Time | None
     due_at: Time | None = Field(description="a retry waits until then")
     cancel_requested: bool
+    paused: bool = Field(description="stands still until resumed; while it is still running, stops at its next step")
     progress: JobProgress
     result: JobResult | None
     error: JobError | None

@@ -18,7 +18,8 @@ __all__ = ["Event", "EventLog"]
 class Event:
     """`id` is the stream id (`ms-seq`), which Last-Event-ID carries back.
 
-    `type` is one of queued, started, progress, preview, log, cancelling, finished. `data` always has `state`.
+    `type` is one of queued, started, progress, preview, log, cancelling, paused, resumed, finished. `data` always has
+    `state`.
     """
 
     id: str

@@ -76,6 +76,7 @@ _COUNTS = {
     "leases_lost": ("dreamqueue_leases_lost", "Leases that ran out under a running job"),
 }
 
+    "preempted": ("dreamqueue_jobs_preempted", "Low jobs called away for a high one"),
 
 class StoreCollector(Collector):
     """What the store knows, read at each scrape. A store that does not answer shows as `dreamqueue_store_up 0`."""

@@ -32,6 +32,8 @@ OURS = {  # command -> (where it is, what it does)
     "get": ("api.client.commands.jobs:get", "Show a job; with --out, save what it made."),
     "list": ("api.client.commands.jobs:list_", "List your jobs, newest first."),
     "cancel": ("api.client.commands.jobs:cancel", "Cancel jobs."),
+    "pause": ("api.client.commands.jobs:pause", "Let jobs stand still until they are resumed."),
+    "resume": ("api.client.commands.jobs:resume", "Let paused jobs go on."),
     "retry": ("api.client.commands.jobs:retry", "Run an ended job again, as a new one."),
     "upload": ("api.client.commands.fleet:upload", "Upload pictures; prints their ids."),
     "models": ("api.client.commands.fleet:models", "Models that live workers hold."),

@@ -112,6 +112,14 @@ class DreamqueueClient:
         """Ask for its end. Raises Conflicting when it had ended."""
         return Job(self._transport.json("POST", f"/v1/jobs/{job_id}/cancel"))
 
+    def pause(self, job_id: str) -> Job:
+        """Let it stand still; a running one stops at its next step. Raises Conflicting when it had ended."""
+        return Job(self._transport.json("POST", f"/v1/jobs/{job_id}/pause"))
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused one go on. Raises Conflicting when it had ended."""
+        return Job(self._transport.json("POST", f"/v1/jobs/{job_id}/resume"))
+
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
         """A new job with an ended one's input and seed."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}

@@ -15,7 +15,7 @@ class Event:
     """One event of a job. `id` is empty where it was made up from polling."""
 
     id: str
-    type: str  # queued, started, progress, preview, log, cancelling, finished
+    type: str  # queued, started, progress, preview, log, cancelling, paused, resumed, finished
     data: dict[str, Any]
 
 
@@ -44,6 +44,11 @@ class Job:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return self.state in FINAL_STATES
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it stands still until it is resumed, or is about to."""
+        return bool(self.data["paused"])
 
     @property
     def progress(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ routes = Routes("events", "Follow one job")
     headers=(LAST_ID_HEADER,),
 )  # fmt: skip
 def stream_events(call: Call, job_id: str) -> Response:
-    """Follow a job: queued, started, progress, preview, log, cancelling, finished.
+    """Follow a job: queued, started, progress, preview, log, cancelling, paused, resumed, finished.
 
     All events from the first, or from Last-Event-ID on; comments keep the connection alive; ends after `finished`.
     """

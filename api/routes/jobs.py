@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, read, list, cancel, retry."""
+"""/v1/jobs: submit, read, list, cancel, pause, resume, retry."""
 
 from __future__ import annotations
 
@@ -124,6 +124,35 @@ def cancel_job(call: Call, job_id: str) -> Response:
     state = call.services.store.cancel(call.tenant, job_id)
     record = call.services.store.get(call.tenant, job_id)
     return _job_response(call, record, status=200 if state == JobState.CANCELLED else 202)
+
+
+@routes.add(
+    "POST", "/v1/jobs/<job_id>/pause", scope="jobs:write", responses={200: Job, 202: Job, **problems(404, 409, 410)}
+)
+def pause_job(call: Call, job_id: str) -> Response:
+    """Let a job stand still until it is resumed.
+
+    200: it is queued and held; it keeps counting as queued, and its deadline runs on. 202: it is running, stops at
+    its next step and goes back to be held; kinds that take snapshots go on from there later, others start anew.
+    409: it had ended.
+    """
+    known_id(job_id)
+    state = call.services.store.pause(call.tenant, job_id)
+    record = call.services.store.get(call.tenant, job_id)
+    return _job_response(call, record, status=200 if state == JobState.QUEUED else 202)
+
+
+@routes.add(
+    "POST", "/v1/jobs/<job_id>/resume", scope="jobs:write", responses={200: Job, **problems(404, 409, 410)}
+)
+def resume_job(call: Call, job_id: str) -> Response:
+    """Let a paused job go on, from its old place in the queue.
+
+    Nothing happens to a job that is not paused. 409: it had ended.
+    """
+    known_id(job_id)
+    call.services.store.resume(call.tenant, job_id)
+    return _job_response(call, call.services.store.get(call.tenant, job_id))
 
 
 @routes.add(

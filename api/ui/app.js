@@ -51,7 +51,7 @@ async function older() {
 }
 
 function add(job, first) {
-  const card = new Cards.Card(job, { cancel, retry });
+  const card = new Cards.Card(job, { cancel, pause, retry });
   if (first) {
     cards.unshift(card);
     byId("jobs").prepend(card.node);
@@ -65,6 +65,14 @@ function add(job, first) {
 async function cancel(card) {
   try {
     card.update(await Api.post(`/v1/jobs/${card.job.id}/cancel`));
+  } catch (error) {
+    if (error.code !== "already_final") say(error);
+  }
+}
+
+async function pause(card) {
+  try {
+    card.update(await Api.post(`/v1/jobs/${card.job.id}/${card.job.paused ? "resume" : "pause"}`));
   } catch (error) {
     if (error.code !== "already_final") say(error);
   }
@@ -111,10 +119,11 @@ async function input(kind) {
     return { images: [await Api.upload(file)], labels };
   }
   const prompt = byId("prompt").value.trim();
-  if (!prompt) throw new Error("Say what to make.");
-  return kind === "dalle"
-    ? { prompts: [prompt], n: whole("n"), keep: whole("keep"), seed: whole("seed") }
-    : { prompts: prompt, iterations: whole("iterations"), seed: whole("seed") };
+  const varied = kind === "unclip" && byId("varied").files[0];
+  if (!prompt && !varied) throw new Error("Say what to make.");
+  if (kind === "vqgan_clip") return { prompts: prompt, iterations: whole("iterations"), seed: whole("seed") };
+  const drawn = { prompts: prompt ? [prompt] : undefined, n: whole("n"), keep: whole("keep"), seed: whole("seed") };
+  return varied ? { ...drawn, image: await Api.upload(varied) } : drawn;
 }
 
 byId("sign-in").addEventListener("submit", (event) => {

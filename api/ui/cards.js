@@ -27,6 +27,7 @@ const Cards = (() => {
       this.node.dataset.id = job.id;
       this.abort = new AbortController();
       this.part(".cancel").addEventListener("click", () => actions.cancel(this));
+      this.part(".pause").addEventListener("click", () => actions.pause(this));
       this.part(".retry").addEventListener("click", () => actions.retry(this));
       this.update(job);
       if (!FINAL.has(job.state)) this.follow();
@@ -43,22 +44,31 @@ const Cards = (() => {
       if (type === "progress" || type === "preview") job.progress = { ...job.progress, ...data };
       if (type === "queued") job.progress = {};
       if (type === "cancelling") job.cancel_requested = true;
+      if (type === "paused" || type === "resumed") job.paused = type === "paused";
       this.update(job);
     }
 
     update(job) {
       this.job = job;
       const final = FINAL.has(job.state);
-      this.part(".state").textContent = job.cancel_requested && !final ? "stopping" : job.state;
+      this.part(".state").textContent = final ? job.state : this.shownState(job);
       this.part(".state").className = `state ${job.state}`;
       this.part("h2").textContent = title(job);
       this.part(".cancel").hidden = final || job.cancel_requested;
+      this.part(".pause").hidden = final || job.cancel_requested;
+      this.part(".pause").textContent = job.paused ? "Resume" : "Pause";
       this.part(".retry").hidden = !final;
       this.showRun(job, final);
       this.showError(job);
       if (final) this.showResult(job);
       else if (job.progress?.preview_url) this.showPreview(job.progress.preview_url);
       this.part(".facts").textContent = this.facts(job);
+    }
+
+    shownState(job) {
+      if (job.cancel_requested) return "stopping";
+      if (job.paused) return job.state === "queued" ? "paused" : "pausing";
+      return job.state;
     }
 
     showRun(job, final) {
@@ -68,7 +78,7 @@ const Cards = (() => {
       if (typeof fraction === "number") bar.value = fraction;
       else bar.removeAttribute("value");
       const place = job.position ? `${job.position} before it` : "";
-      this.part(".stage").textContent = [stage || (job.state === "queued" ? "waiting" : "starting"),
+      this.part(".stage").textContent = [stage || (job.paused ? "" : job.state === "queued" ? "waiting" : "starting"),
         total ? `${step}/${total}` : "", place].filter(Boolean).join(" ");
     }
 

@@ -60,6 +60,10 @@ def test_cancel_and_again(signed_in: Page, live_worker: StandIn, store: JobStore
     page.click("text=Dream")
     page.click("text=Make it")
     card = page.locator("li.job").first
+    card.locator(".pause").click()
+    expect(card.locator(".state")).to_have_text("paused")
+    card.locator(".pause").click()
+    expect(card.locator(".state")).to_have_text("queued")
     card.locator(".cancel").click()
     expect(card.locator(".state")).to_have_text("cancelled")
     card.locator(".retry").click()

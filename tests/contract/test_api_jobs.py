@@ -172,6 +172,53 @@ def test_cancel_queued_running_and_ended(caller: Caller, worker: StandIn) -> Non
     assert len(ended["result"]["images"]) == 1, "what was finished is kept"
 
 
+def test_pause_and_resume(caller: Caller, worker: StandIn) -> None:
+    first, second = caller.submit(), caller.submit()
+    answer = caller.post(first["urls"]["pause"])
+    assert (answer.status_code, answer.json["state"], answer.json["paused"]) == (200, "queued", True)
+    assert answer.json["position"] is None
+    assert caller.post(first["urls"]["pause"]).status_code == 200, "asked twice is asked once"
+    claim = worker.claim()
+    assert claim.id == second["id"], "a held job is not claimed"
+    answer = caller.post(second["urls"]["pause"])
+    assert (answer.status_code, answer.json["state"], answer.json["paused"]) == (202, "running", True)
+    assert worker.store.beat([claim]) == ["yield"]
+    worker.store.release(claim)
+    held = caller.get(second["urls"]["self"]).json
+    assert (held["state"], held["paused"], held["attempts"][0]["outcome"]) == ("queued", True, "released")
+    assert worker.store.claim(worker.pool, "stand-in") is None
+
+    answer = caller.post(second["urls"]["resume"])
+    assert (answer.status_code, answer.json["paused"], answer.json["position"]) == (200, False, 0)
+    caller.post(first["urls"]["resume"])
+    assert worker.claim().id == first["id"], "each goes on from its old place"
+    claim = worker.claim()
+    caller.post(second["urls"]["pause"])
+    worker.finish(claim, [picture()])
+    ended = caller.get(second["urls"]["self"]).json
+    assert (ended["state"], ended["paused"]) == ("succeeded", False), "what is made before it stops is kept"
+    for call in ("pause", "resume"):
+        problem_of(caller.post(second["urls"][call]), 409, "already_final")
+    kinds = [kind for _, kind in events_of(caller.get(second["urls"]["events"]))]
+    assert kinds == ["queued", "started", "paused", "queued", "resumed", "started", "paused", "finished"]
+
+
+def test_a_held_job_counts_expires_and_can_be_cancelled(
+    caller: Caller, worker: StandIn, store: JobStore, tenant: str
+) -> None:
+    held = caller.submit()
+    caller.post(held["urls"]["pause"])
+    assert store.redis.get(f"dq:queued:{tenant}") == "1"
+    assert caller.get("/v1/jobs?state=queued").json["jobs"][0]["paused"]
+    assert caller.post(held["urls"]["cancel"]).json["state"] == "cancelled"
+    late = caller.submit({**DALLE, "deadline_s": 1})
+    caller.post(late["urls"]["pause"])
+    store.redis.zadd("dq:deadlines", {f"{tenant}:{late['id']}": 1})
+    store.reap()
+    assert caller.get(late["urls"]["self"]).json["state"] == "expired"
+    assert store.redis.get(f"dq:queued:{tenant}") == "0"
+
+
 def test_retry_makes_a_new_job(caller: Caller, worker: StandIn) -> None:
     job = caller.submit()
     problem_of(caller.post(job["urls"]["retry"]), 409, "conflict")
@@ -253,6 +300,8 @@ def test_an_expired_job_is_gone_not_unknown(caller: Caller, worker: StandIn, sto
         problem_of(caller.get(job["urls"]["self"] + path), 410, "expired")
     problem_of(caller.post(job["urls"]["cancel"]), 410, "expired")
     problem_of(caller.post(job["urls"]["retry"]), 410, "expired")
+    problem_of(caller.post(job["urls"]["pause"]), 410, "expired")
+    problem_of(caller.post(job["urls"]["resume"]), 410, "expired")
 
 
 def test_a_foreign_job_looks_like_an_unknown_one(caller: Caller, stranger: Caller, worker: StandIn) -> None:
@@ -262,7 +311,7 @@ def test_a_foreign_job_looks_like_an_unknown_one(caller: Caller, stranger: Calle
     calls = [
         ("GET", ""), ("GET", "?wait=1"), ("GET", "/events"), ("GET", "/artifacts/000.png"),
         ("GET", "/artifacts/000.png?inline=1"), ("GET", "/artifacts/preview-000040.png"), ("POST", "/cancel"),
-        ("POST", "/retry"),
+        ("POST", "/retry"), ("POST", "/pause"), ("POST", "/resume"),
     ]  # fmt: skip
     for method, path in calls:
         foreign = problem_of(stranger.call(method, f"/v1/jobs/{job['id']}{path}"), 404, "not_found")

@@ -60,6 +60,8 @@ def test_every_call(client: DreamqueueClient, live_worker: StandIn, tmp_path: Pa
         client.put(job_id, "dalle", {"prompts": ["other"]})
     with pytest.raises(WaitTimeout):
         client.wait(str(job_id), timeout_s=0.1)
+    assert client.pause(str(job_id)).is_paused
+    assert not client.resume(str(job_id)).is_paused
     assert client.cancel(str(job_id)).state == "cancelled"
     again = client.retry(str(job_id))
     assert again.data["retry_of"] == str(job_id)
@@ -175,6 +177,8 @@ def test_commands(run, client: DreamqueueClient, live_worker: StandIn, tmp_path:
     assert (job.data["input"]["temperature"], job.data["input"]["top_k"], job.data["priority"]) == (0.5, 9, "low")
     assert job.id in run("list", "--state", "queued").stdout.replace("\n", "")
     assert json.loads(run("get", job.id, "-o", "json").stdout)["id"] == job.id
+    assert "paused" in run("pause", job.id).stdout
+    assert "queued" in run("resume", job.id).stdout
     assert "cancelled" in run("cancel", job.id).stdout
     assert "cancelled" in run("watch", job.id, code=1).stdout
     again = run("retry", job.id).stdout.strip()

@@ -1,4 +1,4 @@
-"""watch, get, list, cancel, retry."""
+"""watch, get, list, cancel, pause, resume, retry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.client.commands.connection import connected, output_option
 from api.client.commands.show import show_job, show_json, show_rows, watched
 from api.client.job import FINAL_STATES, Job
 
-__all__ = ["cancel", "finish", "get", "list_", "out_option", "retry", "watch"]
+__all__ = ["cancel", "finish", "get", "list_", "out_option", "pause", "resume", "retry", "watch"]
 
 STATES = ["queued", "running", *sorted(FINAL_STATES)]
 out_option = click.option(
@@ -81,6 +81,26 @@ def cancel(job_ids: tuple[str, ...], client: DreamqueueClient) -> None:
     for job_id in job_ids:
         job = client.cancel(job_id)
         click.echo(f"{job.id}  {'stopping' if job.state == 'running' else job.state}")
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True)
+@connected
+def pause(job_ids: tuple[str, ...], client: DreamqueueClient) -> None:
+    """Let jobs stand still until they are resumed. A running one stops at its next step."""
+    for job_id in job_ids:
+        job = client.pause(job_id)
+        click.echo(f"{job.id}  {'pausing' if job.state == 'running' else 'paused'}")
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True)
+@connected
+def resume(job_ids: tuple[str, ...], client: DreamqueueClient) -> None:
+    """Let paused jobs go on, from their old place in the queue."""
+    for job_id in job_ids:
+        job = client.resume(job_id)
+        click.echo(f"{job.id}  {job.state}")
 
 
 @click.command()
