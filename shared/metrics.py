@@ -27,6 +27,8 @@ __all__ = [
     "PICTURES",
     "QUEUE_SECONDS",
     "REAPED",
+    "RUNS_RESUMED",
+    "SNAPSHOTS",
     "STAGE_SECONDS",
     "STEP_SECONDS",
     "UPLOADED_BYTES",
@@ -62,6 +64,8 @@ PICTURES = Counter("dreamqueue_pictures_total", "Pictures stored", ["kind"])
 UPLOADED_BYTES = Counter("dreamqueue_uploaded_bytes_total", "Bytes put into the object store", ["what"])
 UPLOAD_RETRIES = Counter("dreamqueue_upload_retries_total", "Uploads that had to be tried again")
 BEAT_SECONDS = Histogram("dreamqueue_beat_interval_seconds", "Between two heartbeats of a worker", buckets=_FAST)
+SNAPSHOTS = Counter("dreamqueue_snapshots_total", "Snapshots of unfinished runs stored", ["kind"])
+RUNS_RESUMED = Counter("dreamqueue_runs_resumed_total", "Runs that went on from a snapshot", ["kind"])
 REAPED = Counter("dreamqueue_reaped_total", "Jobs this worker's reaper moved", ["what"])
 MODEL_LOAD_SECONDS = Gauge("dreamqueue_model_load_seconds", "Time to load a model at start", ["model"])
 
@@ -72,11 +76,11 @@ _COUNTS = {
     "cancelled": ("dreamqueue_jobs_cancelled", "Jobs that ended cancelled"),
     "expired": ("dreamqueue_jobs_expired", "Jobs whose deadline passed in the queue"),
     "retried": ("dreamqueue_jobs_retried", "Attempts that ended in a retryable error"),
+    "preempted": ("dreamqueue_jobs_preempted", "Low jobs called away for a high one"),
     "fenced": ("dreamqueue_late_writes_fenced", "Writes of attempts that no longer owned their job"),
     "leases_lost": ("dreamqueue_leases_lost", "Leases that ran out under a running job"),
 }
 
-    "preempted": ("dreamqueue_jobs_preempted", "Low jobs called away for a high one"),
 
 class StoreCollector(Collector):
     """What the store knows, read at each scrape. A store that does not answer shows as `dreamqueue_store_up 0`."""

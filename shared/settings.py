@@ -75,10 +75,18 @@ class Settings(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     cpu_threads: int = Field(0, ge=0, description="torch threads; 0: one per core")
     weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
-    kinds: str = Field("dalle,vqgan_clip,rank,classify,probe", description="kinds this worker serves")
+    kinds: str = Field("dalle,vqgan_clip,unclip,rank,classify,probe", description="kinds this worker serves")
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
     drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")
-    upload_tries: int = Field(8, ge=1, description="tries per artifact, full jitter up to 10 s between")
+    upload_patience_s: float = Field(
+        300.0, ge=0, description="an output waits this long for the object store, its lease held; then its job retries"
+    )
+    step_timeout_s: float = Field(
+        120.0, ge=0, description="an engine silent this long hangs: the process ends; a first step may take 5 times it"
+    )
+    snapshot_every_s: float = Field(
+        5.0, ge=0, description="how often a long run saves what it reached; 0: never, and a lost run starts anew"
+    )
     failpoint: str = Field(
         "",
         pattern=r"^((after_claim|before_upload|after_upload|after_commit|before_snapshot)(:[1-9][0-9]*)?)?$",

@@ -3,6 +3,7 @@
 Keys are built here, from ids only:
     {tenant}/images/{sha256}                        an uploaded picture
     {tenant}/jobs/{job id}/a{attempt}/{name}        an artifact; each attempt writes to a place of its own
+    {tenant}/jobs/{job id}/snapshots/{attempt}-{step}   what an unfinished run has reached; gone when it has ended
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from shared.errors import NotFound, ObjectStoreUnavailable
 from shared.settings import Settings
 
-__all__ = ["ObjectStore", "StoredObject", "artifact_key", "image_key", "job_prefix"]
+__all__ = ["ObjectStore", "StoredObject", "artifact_key", "image_key", "job_prefix", "snapshot_key", "snapshot_prefix"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,16 @@ def job_prefix(tenant: str, job_id: str) -> str:
 def artifact_key(tenant: str, job_id: str, attempt: int, name: str) -> str:
     """Where one attempt puts the artifact `name`."""
     return f"{job_prefix(tenant, job_id)}a{attempt}/{name}"
+
+
+def snapshot_prefix(tenant: str, job_id: str) -> str:
+    """Every snapshot of the job's runs."""
+    return f"{job_prefix(tenant, job_id)}snapshots/"
+
+
+def snapshot_key(tenant: str, job_id: str, attempt: int, step: int) -> str:
+    """Where one attempt saves what it reached after `step`."""
+    return f"{snapshot_prefix(tenant, job_id)}{attempt}-{step:06d}"
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Inputs:
         self._store = store
         self._objects = objects
         self._max_pixels = settings.image_max_pixels
-        self._tries = settings.upload_tries
+        self._patience_s = settings.upload_patience_s
         self._threads = threads
 
     def fetch(self, refs: list[str], monitor: JobMonitor) -> Mapping[str, Image.Image]:
@@ -37,7 +37,7 @@ class Inputs:
         def one(ref: str) -> Image.Image:
             key = self._key(tenant, ref)
             try:
-                body = patiently(lambda: self._objects.get(key), monitor, self._tries, but=())
+                body = patiently(lambda: self._objects.get(key), monitor, self._patience_s, but=())
             except NotFound:
                 raise UnreadableImage(f"the picture {ref} is gone") from None
             return decode_picture(body, ref, self._max_pixels)

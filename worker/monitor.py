@@ -5,19 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from PIL.Image import Image
 
 from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped, Yielded
-from shared.jobs import Claim
+from shared.jobs import Claim, SavedRun
+from shared.logs import get_logger
+from shared.metrics import RUNS_RESUMED
 from shared.store import Signal
 
-__all__ = ["JobMonitor"]
+__all__ = ["JobMonitor", "Offer"]
+
+log = get_logger(__name__)
 
 # What the higher one says goes: a job that is someone else's is not ours to cancel or give back.
 _RANK: dict[type[Stopped], int] = {Yielded: 0, Draining: 1, Cancelled: 2, LeaseLost: 3}
 _RUNNING_SHARE = 0.95  # of the progress bar; the rest is encoding, upload and commit
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The run can be saved as it is after `step`, by calling `make` from its own thread."""
+
+    step: int
+    make: Callable[[], bytes]
 
 
 class JobMonitor:
@@ -34,13 +47,18 @@ class JobMonitor:
         lease_s: float,
         on_progress: Callable[[JobMonitor], None],
         on_preview: Callable[[JobMonitor, Image, int], None],
+        on_snapshot: Callable[[JobMonitor], None] = lambda _monitor: None,
     ) -> None:
         self.claim = claim
         self.lease_until = claimed_at + lease_s
+        self.thread = threading.get_ident()  # the run's own
+        self.is_in_engine = False
+        self.moved_at = claimed_at  # local monotonic time of the engine's last check
         self._lease_s = lease_s
         self._deadline = _deadline(claim, claimed_at)
         self._on_progress = on_progress
         self._on_preview = on_preview
+        self._on_snapshot = on_snapshot
         self._cause: Stopped | None = None
         self._interrupted = threading.Event()
         self._progress: dict[str, Any] = {}
@@ -49,14 +67,19 @@ class JobMonitor:
         self.writing = threading.Lock()  # held around each write for this job that is not its last
         self.is_closed = False  # read and set under `writing`
         self.has_preview_in_flight = False
+        self.offer: Offer | None = None  # the latest, while the engine runs
+        self.has_snapshot_in_flight = False
+        self.saved: SavedRun | None = None  # the last snapshot of this attempt that was noted
+        self.saved_at = claimed_at  # local monotonic time of the last snapshot, good or not
 
     # --- what an engine calls ------------------------------------------------------------------------------------
 
     def check(self, *, but: tuple[type[Stopped], ...] = ()) -> None:
         """Raise what stops this run, if anything does; causes of the classes in `but` are let pass."""
+        self.moved_at = time.monotonic()
         if self._cause is not None and not isinstance(self._cause, but):
             raise self._cause
-        if self._deadline is not None and time.monotonic() > self._deadline and DeadlineExceeded not in but:
+        if self._deadline is not None and self.moved_at > self._deadline and DeadlineExceeded not in but:
             raise DeadlineExceeded("the deadline passed while the job ran")
 
     def progress(self, stage: str, step: int, total: int) -> None:
@@ -70,6 +93,16 @@ class JobMonitor:
         """Hand a picture over to be stored; dropped while the last one is on its way."""
         if not self.has_preview_in_flight:
             self._on_preview(self, image, step)
+
+    def snapshot(self, step: int, make: Callable[[], bytes]) -> None:
+        """Offer to save the run; see worker.engines.base.Monitor."""
+        self.offer = Offer(step, make)
+        self._on_snapshot(self)
+
+    def resumed(self, step: int) -> None:
+        """The engine goes on from the snapshot it was given."""
+        RUNS_RESUMED.labels(self.claim.kind).inc()
+        log.info("resumed", step=step)
 
     # --- what the rest of the worker calls -----------------------------------------------------------------------
 

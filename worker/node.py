@@ -20,6 +20,7 @@ from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines
+from worker.engines.turns import Turns
 from worker.failpoints import FailPoints
 from worker.heartbeat import Heartbeat
 from worker.hooks import Hooks, RunLog, RunMetrics
@@ -32,14 +33,16 @@ from worker.reports import Reports
 from worker.runner import Runner, RunnerParts
 from worker.runs import Runs
 from worker.shelf import Shelf
+from worker.snapshots import Snapshots
 from worker.uploads import Uploads
+from worker.watchdog import Watchdog
 
 __all__ = ["WorkerNode"]
 
 log = get_logger(__name__)
 
 IO_THREADS = 8  # that upload and fetch pictures, for all jobs together
-UNHEARD_S = 5.0  # a run that has not ended so long after it was told to stop hangs in its engine
+UNHEARD_S = 8.0  # a run that has not ended so long after it was told to stop hangs in its engine
 
 
 class WorkerNode:
@@ -48,8 +51,9 @@ class WorkerNode:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.is_draining = False  # a plain flag: set from a signal handler, which must not take a lock
+        turns = Turns()
         self._kinds = [kind.strip() for kind in settings.kinds.split(",") if kind.strip()]
-        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings))
+        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings, turns))
         self._models: list[Model] = []
         self._started_at_ms = int(time.time() * 1000)
         self._metrics_port = 0
@@ -59,25 +63,31 @@ class WorkerNode:
         self._objects = ObjectStore(settings)
         reports = Reports(self._store)
         previews = Previews(self._objects, reports)
-        self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s)
-        self._runner = Runner(settings, self._parts(reports, previews), lambda: self.is_draining)
+        failpoints = FailPoints(settings.failpoint)
+        snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
+        resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
+        self._watchdog = Watchdog(self._runs, turns, self._store, settings.step_timeout_s, self._die)
+        self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
+        self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
         nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
         self._threads: list[Periodic] = [
-            self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, reaper.thread,
+            self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, snapshots.thread, reaper.thread,
+            self._watchdog.thread,
         ]  # fmt: skip
 
-    def _parts(self, reports: Reports, previews: Previews) -> RunnerParts:
+    def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
         return RunnerParts(
             store=self._store,
             engines=self._engines,
             inputs=Inputs(self._store, self._objects, self.settings, self._io),
-            uploads=Uploads(self._objects, self.settings.upload_tries, self._io),
+            uploads=Uploads(self._objects, self.settings.upload_patience_s, self._io),
             reports=reports,
             previews=previews,
-            hooks=Hooks([RunMetrics(), RunLog()]),
+            snapshots=snapshots,
+            hooks=Hooks([RunMetrics(), RunLog(), self._watchdog]),
             runs=self._runs,
             shelf=Shelf(),
-            failpoints=FailPoints(self.settings.failpoint),
+            failpoints=failpoints,
         )
 
     @property
@@ -140,11 +150,17 @@ class WorkerNode:
                 self._store.release(monitor.claim)
             except Exception:
                 log.exception("job could not be given back; its lease will")
+        self._die(0)
+
+    def _die(self, code: int) -> None:
+        """Without the engines' consent."""
+        self.is_draining = True
         self._depart()
-        os._exit(0)
+        os._exit(code)
 
     def stop(self) -> None:
         """After drain(): end the threads, leave the list of workers."""
+        self._watchdog.stop()
         for thread in self._threads:
             thread.stop()
         for thread in self._threads:
@@ -162,7 +178,7 @@ class WorkerNode:
             log.warning("left without saying so", error=error.message)
 
 
-def _options(settings: Settings) -> EngineOptions:
+def _options(settings: Settings, turns: Turns) -> EngineOptions:
     def on_step(kind: str, seconds: float) -> None:
         STEP_SECONDS.labels(kind).observe(seconds)
         DEVICE_STEPS.labels(kind).inc()
@@ -172,6 +188,7 @@ def _options(settings: Settings) -> EngineOptions:
         cpu_threads=settings.cpu_threads,
         weights_dir=settings.weights_dir,
         on_step=on_step,
+        turns=turns,
         on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
     )
 

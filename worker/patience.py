@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,24 +26,26 @@ def jittered(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
 def patiently(
     call: Callable[[], T],
     monitor: JobMonitor,
-    tries: int,
+    patience_s: float,
     *,
     but: tuple[type[Stopped], ...] = (Cancelled,),
     on_retry: Callable[[], None] | None = None,
 ) -> T:
-    """`call` until the object store answers, at most `tries` times; what stops the run, `but` for those, ends it too.
+    """`call` until the object store answers, for `patience_s`; what stops the run, `but` for those, ends it too.
 
     A cancel does not by default: what the run made is kept.
     """
     failed = 0
+    give_up_at = time.monotonic() + patience_s
     while True:
         monitor.check(but=but)
         try:
             return call()
         except ObjectStoreUnavailable:
-            failed += 1
-            if failed >= tries:
+            wait_s = jittered(failed)
+            if time.monotonic() + wait_s > give_up_at:
                 raise
+            failed += 1
             if on_retry:
                 on_retry()
-            monitor.wait(jittered(failed - 1))
+            monitor.wait(wait_s)

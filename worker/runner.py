@@ -25,7 +25,7 @@ from shared.errors import (
     StoreUnavailable,
     Yielded,
 )
-from shared.jobs import Claim, JobState
+from shared.jobs import FINAL, Claim, JobState
 from shared.logs import get_logger
 from shared.settings import Settings
 from shared.specs import Spec, image_refs, parse_spec
@@ -42,6 +42,7 @@ from worker.reports import Reports
 from worker.runs import Runs
 from worker.settlement import Settlement, settle
 from worker.shelf import Shelf
+from worker.snapshots import Snapshots
 from worker.uploads import Uploads
 
 __all__ = ["Runner", "RunnerParts"]
@@ -59,6 +60,7 @@ class RunnerParts:
     uploads: Uploads
     reports: Reports
     previews: Previews
+    snapshots: Snapshots
     hooks: Hooks
     runs: Runs
     shelf: Shelf
@@ -111,6 +113,7 @@ class Runner:
             lease_s=self._settings.lease_s,
             on_progress=self._parts.reports.note,
             on_preview=self._parts.previews.take,
+            on_snapshot=self._parts.snapshots.offered,
         )
 
     def _run(self, monitor: JobMonitor) -> None:
@@ -126,6 +129,8 @@ class Runner:
             monitor.close()
             timings["run_s"] = round(time.monotonic() - started_at, 6)
             outcome = settle(self._parts.store, monitor, settlement)
+            if outcome in FINAL:
+                self._parts.snapshots.discard(monitor)
             if settlement.kind == "commit":
                 self._parts.failpoints.passing(AFTER_COMMIT)
         except Exception:
@@ -143,7 +148,7 @@ class Runner:
         except StoppedWithOutput as stop:
             return self._keep_partial(stop, monitor, timings)
         except Stopped as stop:
-            return self._stopped(stop, timings)
+            return self._stopped(stop, monitor, timings)
         except DreamqueueError as error:
             return self._failed(error, monitor.claim, timings)
         except MemoryError:
@@ -161,8 +166,14 @@ class Runner:
         refs = image_refs(spec)
         with _timed(timings, "fetch_s", bool(refs)):
             images = self._parts.inputs.fetch(refs, monitor) if refs else {}
+        saved = self._parts.snapshots.fetch(monitor) if engine.resumes else None
         monitor.check()
-        output = engine.run(Task(spec, images, claim.failures), monitor)
+        monitor.is_in_engine = True
+        try:
+            output = engine.run(Task(spec, images, claim.failures, saved), monitor)
+        finally:
+            monitor.is_in_engine = False
+        monitor.offer = None  # what it holds on the device may go
         return self._render(output, timings)
 
     def _render(self, output: Output, timings: dict[str, float]) -> Rendered:
@@ -192,27 +203,30 @@ class Runner:
     def _keep_partial(self, stop: StoppedWithOutput, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
         """What was finished before a cancel or the deadline is stored; after a lost lease or a drain it is not ours."""
         if not isinstance(stop.cause, Cancelled | DeadlineExceeded):
-            return self._stopped(stop.cause, timings)
+            return self._stopped(stop.cause, monitor, timings)
         try:
             rendered = self._render(stop.output, timings)
             but = (Cancelled, Yielded, DeadlineExceeded)
             kept = self._commit(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
         except Stopped as stopped:
-            return self._stopped(stopped, timings)
+            return self._stopped(stopped, monitor, timings)
         except (DreamqueueError, OSError) as error:
             log.warning("finished pictures of a stopped run could not be stored", error=str(error))
-            return self._stopped(stop.cause, timings)
+            return self._stopped(stop.cause, monitor, timings)
         if isinstance(stop.cause, Cancelled):
             return kept
         return Settlement("fail", result=kept.result, error=stop.cause, timings=timings)
 
-    def _stopped(self, stop: Stopped, timings: dict[str, float]) -> Settlement:
+    def _stopped(self, stop: Stopped, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
         if isinstance(stop, Cancelled):
             result = render(Output()).result([])
             return Settlement("commit", state=JobState.CANCELLED, result=result, error=stop, timings=timings)
         if isinstance(stop, DeadlineExceeded):
             return Settlement("fail", error=stop, timings=timings)
-        return Settlement("discard" if isinstance(stop, LeaseLost) else "release", error=stop, timings=timings)
+        if isinstance(stop, LeaseLost):
+            return Settlement("discard", error=stop, timings=timings)
+        self._parts.snapshots.save_last(monitor)
+        return Settlement("release", error=stop, timings=timings)
 
     def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Settlement:
         if not isinstance(error, EngineError | InvalidInput):

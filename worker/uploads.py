@@ -17,9 +17,9 @@ __all__ = ["Uploads"]
 class Uploads:
     """Each attempt writes to a place of its own, so a late worker never overwrites a newer one's pictures."""
 
-    def __init__(self, objects: ObjectStore, tries: int, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, objects: ObjectStore, patience_s: float, threads: ThreadPoolExecutor) -> None:
         self._objects = objects
-        self._tries = tries
+        self._patience_s = patience_s
         self._threads = threads
 
     def put(self, rendered: Rendered, monitor: JobMonitor, but: tuple[type[Stopped], ...]) -> list[StoredObject]:
@@ -31,7 +31,7 @@ class Uploads:
             stored = patiently(
                 lambda: self._objects.put(key, artifact.body, artifact.content_type),
                 monitor,
-                self._tries,
+                self._patience_s,
                 but=but,
                 on_retry=UPLOAD_RETRIES.inc,
             )

@@ -279,7 +279,7 @@ class TestObjectStoreAway:
     ) -> None:
         """Patience of one try: the job fails, comes back, and its output is still there."""
         own = probes.model_copy(
-            update={**server.settings(), "upload_tries": 1, "retry_base_s": 3.0, "retry_cap_s": 3.0, "max_failures": 50}
+            update={**server.settings(), "upload_patience_s": 0.0, "retry_base_s": 3.0, "retry_cap_s": 3.0, "max_failures": 50}
         )
         worker = Worker(own, store, tmp_path)
         server.kill()

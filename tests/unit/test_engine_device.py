@@ -9,7 +9,8 @@ import torch
 
 from shared.errors import EngineError, OutOfMemory
 from tests.support.polling import eventually
-from worker.engines.device import Device, FairLock
+from worker.engines.device import Device
+from worker.engines.turns import FairLock, Turns
 from worker.models.errors import ShapeError
 
 
@@ -46,7 +47,7 @@ def test_two_jobs_advance_side_by_side() -> None:
             with device.step(name):
                 taken.append(name)
                 # the other asks meanwhile; it must be next
-                eventually(lambda: len(device._lock._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
+                eventually(lambda: len(device._turns._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
 
     threads = [threading.Thread(target=job, args=(name,)) for name in ("a", "b")]
     for thread in threads:
@@ -54,6 +55,24 @@ def test_two_jobs_advance_side_by_side() -> None:
     for thread in threads:
         thread.join(10)
     assert taken[:30] in (["a", "b"] * 15, ["b", "a"] * 15)
+
+
+def test_it_is_known_who_waits_and_who_moved() -> None:
+    turns = Turns()
+    me = threading.get_ident()
+    assert turns.moved_at(me) == 0.0
+    turns.acquire()
+    began = turns.moved_at(me)
+    assert began > 0
+    other = threading.Thread(target=lambda: (turns.acquire(), turns.release()))
+    other.start()
+    eventually(lambda: other.ident is not None and turns.is_waiting(other.ident))
+    assert not turns.is_waiting(me)
+    turns.release()
+    other.join(5)
+    assert other.ident is not None
+    assert not turns.is_waiting(other.ident)
+    assert turns.moved_at(other.ident) >= began
 
 
 @pytest.mark.parametrize(

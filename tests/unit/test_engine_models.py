@@ -5,40 +5,43 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from PIL import Image
 
-from shared.errors import Cancelled, InvalidInput, ModelUnavailable, NonFinite
+from shared.errors import Cancelled, Draining, InvalidInput, ModelUnavailable, NonFinite, Stopped
 from shared.specs import image_refs, parse_spec
 from tests.models.conftest import TINY_VQGAN
 from tests.support.tiny_models import write_tiny_models
 from worker.checkpoints.loading import CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
-from worker.engines.base import Engine, Output, StoppedWithOutput, Task
+from worker.engines.base import Engine, Model, Output, StoppedWithOutput, Task
 from worker.engines.registry import EngineOptions, UnknownKind, build_engines
 from worker.models.vqgan import VQGAN
 
 REF = "img_" + "0" * 64
 OTHER = "img_" + "1" * 64
-KINDS = ("dalle", "vqgan_clip", "rank", "classify", "probe")
+KINDS = ("dalle", "vqgan_clip", "unclip", "rank", "classify", "probe")
 
 
 class Recorder:
     """A monitor that remembers, and stops the run at a given call."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None, cause: type[Stopped] = Cancelled) -> None:
         self.steps: list[tuple[str, int, int]] = []
         self.previews: list[tuple[tuple[int, int], int]] = []
+        self.offers: list[tuple[int, Callable[[], bytes]]] = []
+        self.resumed_at: list[int] = []
         self._stop_at = stop_at
+        self._cause = cause
 
     def check(self) -> None:
         if self._stop_at is not None and len(self.steps) >= self._stop_at:
-            raise Cancelled("cancelled by the caller")
+            raise self._cause("told to stop")
 
     def progress(self, stage: str, step: int, total: int) -> None:
         self.steps.append((stage, step, total))
@@ -46,6 +49,12 @@ class Recorder:
 
     def preview(self, image: Image.Image, step: int) -> None:
         self.previews.append((image.size, step))
+
+    def snapshot(self, step: int, make: Callable[[], bytes]) -> None:
+        self.offers.append((step, make))
+
+    def resumed(self, step: int) -> None:
+        self.resumed_at.append(step)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +79,11 @@ Run = Callable[..., Output]
 
 @pytest.fixture
 def run(engines: dict[str, Engine]) -> Run:
-    def run(kind: str, monitor: Recorder | None = None, **spec: Any) -> Output:
+    def run(kind: str, monitor: Recorder | None = None, snapshot: bytes | None = None, **spec: Any) -> Output:
         parsed = parse_spec(kind, spec)
         colours = iter(("red", "blue", "green"))
         images = {ref: Image.new("RGB", (20, 14), next(colours)) for ref in image_refs(parsed)}
-        return engines[kind].run(Task(parsed, images), monitor or Recorder())
+        return engines[kind].run(Task(parsed, images, snapshot=snapshot), monitor or Recorder())
 
     return run
 
@@ -208,6 +217,127 @@ class TestVqganClip:
         monkeypatch.setattr("worker.models.vqgan_clip.VqganClipState.step", lambda _self: math.nan)
         with pytest.raises(NonFinite):
             run("vqgan_clip", prompts=["a tree"], iterations=2, size=[32, 32], seed=0)
+
+
+def saved_at(run: Run, stop_at: int, kind: str, **spec: Any) -> bytes:
+    """What a run that is told to drain after so many reports saves last."""
+    recorder = Recorder(stop_at=stop_at, cause=Draining)
+    with pytest.raises(Draining):
+        run(kind, recorder, **spec)
+    return recorder.offers[-1][1]()
+
+
+def as_bytes(output: Output) -> tuple[list[bytes], dict[str, tuple[bytes, str]]]:
+    return [picture.image.tobytes() for picture in output.pictures], output.files
+
+
+class TestResumedVqganClip:
+    SPEC: ClassVar[dict[str, Any]] = {
+        "prompts": "a tree | fog:-0.5", "iterations": 7, "size": [48, 32], "init_weight": 0.5, "video": True,
+        "preview_every": 2,
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("stop_at", [1, 4, 6, 7])
+    def test_it_ends_in_the_same_picture_to_the_bit(self, run: Run, stop_at: int) -> None:
+        whole = run("vqgan_clip", seed=0, **self.SPEC)
+        saved = saved_at(run, stop_at, "vqgan_clip", seed=0, **self.SPEC)
+        recorder = Recorder()
+        resumed = run("vqgan_clip", recorder, saved, seed=0, **self.SPEC)
+        assert recorder.resumed_at == [stop_at]
+        assert [step for _, step, _ in recorder.steps] == list(range(stop_at + 1, 8))
+        assert as_bytes(resumed) == as_bytes(whole)
+        assert resumed.parameters == whole.parameters
+        assert resumed.pictures[0].score == whole.pictures[0].score
+
+    def test_twice_stopped_is_as_good(self, run: Run) -> None:
+        first = saved_at(run, 2, "vqgan_clip", seed=0, **self.SPEC)
+        recorder = Recorder(stop_at=3, cause=Draining)
+        with pytest.raises(Draining):
+            run("vqgan_clip", recorder, first, seed=0, **self.SPEC)
+        resumed = run("vqgan_clip", None, recorder.offers[-1][1](), seed=0, **self.SPEC)
+        assert as_bytes(resumed) == as_bytes(run("vqgan_clip", seed=0, **self.SPEC))
+
+    def test_a_drawn_seed_is_kept(self, run: Run) -> None:
+        recorder = Recorder(stop_at=3, cause=Draining)
+        with pytest.raises(Draining):
+            run("vqgan_clip", recorder, **self.SPEC)
+        one, other = (run("vqgan_clip", None, recorder.offers[-1][1](), **self.SPEC) for _ in range(2))
+        assert one.parameters["seed"] == other.parameters["seed"]
+        assert as_bytes(one) == as_bytes(other)
+
+    @pytest.mark.parametrize("damage", ["cut", "noise", "other spec", "other weights", "other form"])
+    def test_what_does_not_fit_is_ignored(self, run: Run, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        saved = saved_at(run, 3, "vqgan_clip", seed=0, **self.SPEC)
+        spec = {**self.SPEC, "seed": 1 if damage == "other spec" else 0}
+        if damage == "cut":
+            saved = saved[: len(saved) // 2]
+        elif damage == "noise":
+            saved = b"\xff" * 100
+        elif damage == "other form":
+            monkeypatch.setattr("worker.engines.identity.FORM", "0")
+        elif damage == "other weights":
+            monkeypatch.setattr(
+                "worker.engines.library.ModelLibrary.describe", lambda *_: [Model("emoji-vqgan", "vqgan", "f" * 64)]
+            )
+        recorder = Recorder()
+        resumed = run("vqgan_clip", recorder, saved, **spec)
+        assert recorder.resumed_at == []
+        assert len(recorder.steps) == 7
+        assert as_bytes(resumed) == as_bytes(run("vqgan_clip", **spec))
+
+
+class TestResumedDalle:
+    SPEC: ClassVar[dict[str, Any]] = {"prompts": ["a tree", "a red apple"], "n": 5, "keep": 3, "seed": 0}
+
+    @pytest.fixture(autouse=True)
+    def _two_rows(self, engines: dict[str, Engine]) -> Iterator[None]:
+        device = engines["dalle"]._device  # type: ignore[attr-defined]
+        device.rows, rows = 2, device.rows
+        yield
+        device.rows = rows
+
+    @pytest.mark.parametrize("stop_at", [17, 33, 70])
+    def test_only_the_rest_is_sampled_to_the_same_pictures(self, run: Run, stop_at: int) -> None:
+        whole = run("dalle", **self.SPEC)
+        saved = saved_at(run, stop_at, "dalle", **self.SPEC)
+        recorder = Recorder()
+        resumed = run("dalle", recorder, saved, **self.SPEC)
+        finished = (stop_at - 1) // 16  # batches of 2 rows, each 16 tokens long
+        assert recorder.resumed_at == [2 * finished]
+        assert len(recorder.steps) == (5 - finished) * 16
+        assert recorder.steps[-1] == ("sample", 160, 160)
+        assert as_bytes(resumed) == as_bytes(whole)
+        assert [(p.index, p.score) for p in resumed.pictures] == [(p.index, p.score) for p in whole.pictures]
+
+    def test_a_larger_device_goes_on_where_a_smaller_one_was(self, run: Run, engines: dict[str, Engine]) -> None:
+        saved = saved_at(run, 33, "dalle", **self.SPEC)
+        engines["dalle"]._device.rows = 64  # type: ignore[attr-defined]
+        recorder = Recorder()
+        resumed = run("dalle", recorder, saved, **self.SPEC)
+        assert len(recorder.steps) == 16
+        assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
+
+    def test_nothing_finished_is_nothing_saved(self, run: Run) -> None:
+        recorder = Recorder(stop_at=5, cause=Draining)
+        with pytest.raises(Draining):
+            run("dalle", recorder, **self.SPEC)
+        assert recorder.offers == []
+
+
+class TestResumedProbe:
+    def test_it_takes_the_rest_of_its_steps(self, run: Run) -> None:
+        saved = saved_at(run, 3, "probe", steps=5, write_bytes=10)
+        recorder = Recorder()
+        resumed = run("probe", recorder, saved, steps=5, write_bytes=10)
+        assert recorder.resumed_at == [3]
+        assert [step for _, step, _ in recorder.steps] == [4, 5]
+        assert resumed == run("probe", steps=5, write_bytes=10)
+
+    @pytest.mark.parametrize("saved", [b"", b"{}", b"[]", b"null", b"\xff"])
+    def test_what_does_not_fit_is_ignored(self, run: Run, saved: bytes) -> None:
+        recorder = Recorder()
+        run("probe", recorder, saved, steps=2)
+        assert len(recorder.steps) == 2
 
 
 class TestClip:

@@ -102,8 +102,14 @@ class TestPatience:
 
     @pytest.fixture(autouse=True)
     def _fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.patience.BASE_S", 0.0)
-        monkeypatch.setattr("worker.patience.jittered", lambda _tries: 0.0)
+        self.now = 0.0
+
+        def waited(_tries: int) -> float:
+            self.now += 1.0  # each wait is a second of this clock, and none of ours
+            return 0.0
+
+        monkeypatch.setattr("worker.patience.jittered", waited)
+        monkeypatch.setattr("worker.patience.time.monotonic", lambda: self.now)
 
     def test_it_tries_again(self) -> None:
         retries: list[int] = []
@@ -112,7 +118,7 @@ class TestPatience:
 
     def test_it_ends(self) -> None:
         with pytest.raises(ObjectStoreUnavailable):
-            patiently(self.failing(4), Made().monitor, 4)
+            patiently(self.failing(6), Made().monitor, 4)
 
     def test_a_cancel_does_not_end_it_but_a_lost_lease_does(self) -> None:
         monitor = Made().monitor

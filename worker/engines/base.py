@@ -6,7 +6,7 @@ through a Monitor, whose calls raise Stopped (cancelled, deadline, lease lost, d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ class Task:
     spec: Spec  # its seed is resolved where the kind has one
     images: Mapping[str, Image]  # every picture the spec names, by reference, decoded to RGB
     failures: int = 0  # earlier attempts of this job that ended in a retryable error
+    snapshot: bytes | None = None  # what an earlier attempt of this job saved last, if its engine resumes
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,20 @@ class Monitor(Protocol):
     def preview(self, image: Image, step: int) -> None:
         """A picture of the unfinished result. Dropped when the last one is still being stored."""
 
+    def snapshot(self, step: int, make: Callable[[], bytes]) -> None:
+        """The run can be saved as it is now, after `step`. `make` is called at once when a snapshot is due, and once
+        more from the run's own thread when the run was stopped and its job goes back to the queue: until the next
+        offer it must give the bytes from which Task.snapshot goes on to the same output."""
+
+    def resumed(self, step: int) -> None:
+        """Task.snapshot was good: the run goes on after `step`."""
+
 
 class Engine(Protocol):
     """Serves the kinds it names. `load` comes before the first task; `run` may be called from several threads."""
 
     kinds: tuple[str, ...]
+    resumes: bool  # whether its runs offer snapshots and go on from them
 
     def load(self) -> list[Model]:
         """Bring the models to the device. Raises ModelUnavailable."""

@@ -26,6 +26,7 @@ class ClipEngine:
     """Serves both kinds with every CLIP of the library."""
 
     kinds: tuple[str, ...] = ("rank", "classify")
+    resumes = False  # over in seconds
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
         self._library = library

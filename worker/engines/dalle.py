@@ -1,27 +1,30 @@
 """Pictures token by token: n candidates per prompt, the best of them by CLIP kept.
 
 One job's candidates are sampled in batches that the device can hold; a finished batch is decoded and scored at once,
-so a job that is cancelled keeps what it has. A picture depends on its prompt, seed and index only, not on n.
+so a job that is cancelled keeps what it has, and one that is lost samples only the rest: its snapshot holds the codes
+of the finished batches. A picture depends on its prompt, seed and index only, not on n.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shared.errors import InvalidInput, ModelUnavailable, Stopped
+from shared.errors import Cancelled, DeadlineExceeded, InvalidInput, ModelUnavailable, Stopped
 from shared.specs import MAX_SEED, DalleSpec
 from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
+from worker.engines.identity import identity
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import contact_sheet, to_images, to_tensor
+from worker.engines.snapshots import Saved, pack, unpack
 from worker.models.dalle import Dalle
 from worker.models.dalle_sampler import DalleSampler, RowSettings, blank_ids, decode_ids
 from worker.models.vqgan import VQGAN
@@ -51,13 +54,22 @@ class _Run:
     text_ids: Tensor  # (P, T)
     prefix: Tensor | None  # (1, N)
     pictures: list[list[Picture]]  # per prompt
+    rows: list[_Row]  # all of them, in the order in which they are sampled
+    identity: dict[str, str]  # of its snapshots
+    batches: list[Tensor] = field(default_factory=list)  # codes of the finished rows, as they were sampled together
     timings: dict[str, float] = field(default_factory=lambda: {"sample_s": 0.0, "decode_s": 0.0, "rank_s": 0.0})
+
+    @property
+    def done(self) -> int:
+        """How many rows are finished."""
+        return sum(len(tokens) for tokens in self.batches)
 
 
 class DalleEngine:
     """Serves every dalle model of the library with the VQGAN and CLIP its registry entry names."""
 
     kinds: tuple[str, ...] = ("dalle",)
+    resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
         self._library = library
@@ -83,18 +95,24 @@ class DalleEngine:
 
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""
-        run = self._begin(task)
-        rows = [_Row(p, i) for p in range(len(run.spec.prompts)) for i in range(run.spec.n)]
+        saved = unpack(task.snapshot, self._identity(task))
+        run = self._begin(task, saved)
         try:
-            for begin in range(0, len(rows), self._device.rows):
-                self._sample(run, rows[begin : begin + self._device.rows], begin, len(rows), monitor)
+            self._take_up(run, saved, monitor)
+            while (done := run.done) < len(run.rows):
+                self._sample(run, run.rows[done : done + self._device.rows], done, monitor)
+                monitor.snapshot(run.done, _maker(run))
         except Stopped as stop:
-            if any(run.pictures):
+            if any(run.pictures) and isinstance(stop, Cancelled | DeadlineExceeded):
                 raise StoppedWithOutput(stop, self._output(run)) from None
             raise
         return self._output(run)
 
-    def _begin(self, task: Task) -> _Run:
+    def _identity(self, task: Task) -> dict[str, str]:
+        assert isinstance(task.spec, DalleSpec)
+        return identity(task.spec, self._library.describe(*self._companions(task.spec.model)))
+
+    def _begin(self, task: Task, saved: Saved | None) -> _Run:
         spec = task.spec
         assert isinstance(spec, DalleSpec)
         names = self._companions(spec.model)
@@ -102,7 +120,7 @@ class DalleEngine:
         encoded = self._library.tokenizer(names[0]).encode(spec.prompts, dalle.config.text_length, framed=False)
         return _Run(
             spec=spec,
-            seed=secrets.randbelow(MAX_SEED) if spec.seed is None else spec.seed,
+            seed=_seed(spec, saved),
             guidance=dalle.config.guidance if spec.guidance is None else spec.guidance,
             model_ids=names,
             dalle=dalle,
@@ -110,7 +128,18 @@ class DalleEngine:
             text_ids=encoded.ids,
             prefix=self._prefix(spec, task, vqgan),
             pictures=[[] for _ in spec.prompts],
+            rows=[_Row(p, i) for p in range(len(spec.prompts)) for i in range(spec.n)],
+            identity=self._identity(task),
         )
+
+    def _take_up(self, run: _Run, saved: Saved | None, monitor: Monitor) -> None:
+        """Decode and score again what an earlier attempt sampled, in the same batches, so to the same pictures."""
+        for number in range(len(saved.tensors) if saved else 0):
+            assert saved is not None
+            tokens = saved.tensors[f"batch.{number}"].long().to(self._device.torch_device)
+            self._finish(run, run.rows[run.done : run.done + len(tokens)], tokens, monitor)
+        if run.done:
+            monitor.resumed(run.done)
 
     def _prefix(self, spec: DalleSpec, task: Task, vqgan: VQGAN) -> Tensor | None:
         """Codes (1, rows * grid) of the top of the given picture."""
@@ -126,9 +155,9 @@ class DalleEngine:
             codes = vqgan.quantize.nearest(vqgan.encode(picture * 2 - 1))
         return codes.flatten(1)[:, : kept * grid]
 
-    def _sample(self, run: _Run, rows: list[_Row], done: int, total: int, monitor: Monitor) -> None:
+    def _sample(self, run: _Run, rows: list[_Row], done: int, monitor: Monitor) -> None:
         """Sample, decode and score one batch. Progress counts tokens of all pictures of the job."""
-        started_at = time.monotonic()
+        started_at, total = time.monotonic(), len(run.rows)
         sampler = self._sampler(run, rows)
         every = run.spec.preview_every
 
@@ -147,14 +176,19 @@ class DalleEngine:
                         break
             if blank is not None and not sampler.done and is_previewed(sampler.position):
                 self._preview(run, sampler, blank, done, monitor)
+        run.timings["sample_s"] += time.monotonic() - started_at
+        self._finish(run, rows, sampler.tokens, monitor)
+
+    def _finish(self, run: _Run, rows: list[_Row], tokens: Tensor, monitor: Monitor) -> None:
+        """Decode and score one batch whose codes (B, L) are sampled."""
         sampled_at = time.monotonic()
-        pictures = self._decode(run, sampler.tokens, monitor)
+        pictures = self._decode(run, tokens, monitor)
         decoded_at = time.monotonic()
         scores = self._score(run, rows, pictures)
         for row, image, score in zip(rows, to_images(pictures), scores, strict=True):
             picture = Picture(image, run.spec.prompts[row.prompt], run.seed, row.index, score)
             run.pictures[row.prompt].append(picture)
-        run.timings["sample_s"] += sampled_at - started_at
+        run.batches.append(tokens)
         run.timings["decode_s"] += decoded_at - sampled_at
         run.timings["rank_s"] += time.monotonic() - decoded_at
 
@@ -203,6 +237,23 @@ class DalleEngine:
             models=self._library.describe(*run.model_ids),
             timings=run.timings,
         )
+
+
+def _maker(run: _Run) -> Callable[[], bytes]:
+    """What saves the finished batches when called."""
+
+    def make() -> bytes:
+        tensors = {f"batch.{number}": tokens.int().cpu() for number, tokens in enumerate(run.batches)}
+        return pack(run.identity, tensors, {"seed": str(run.seed)})
+
+    return make
+
+
+def _seed(spec: DalleSpec, saved: Saved | None) -> int:
+    """The spec's, or the one that was drawn for it."""
+    if spec.seed is not None:
+        return spec.seed
+    return int(saved.facts["seed"]) if saved else secrets.randbelow(MAX_SEED)
 
 
 def _check_fit(dalle: Dalle, vqgan: VQGAN, model_id: str) -> None:

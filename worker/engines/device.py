@@ -7,55 +7,28 @@ gets as much of the device's time as one of long steps.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from shared.errors import EngineError, ModelUnavailable, OutOfMemory
+from worker.engines.turns import Turns
 from worker.models.errors import ModelError
 
-__all__ = ["Device", "FairLock", "Turn"]
+__all__ = ["Device", "Turn"]
 
 TURN_S = 0.05  # how long short steps may follow each other in one turn; other jobs wait as long
-
-
-class FairLock:
-    """A lock that is handed over in the order of asking. A plain one may go back to the thread that just let it go."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._is_held = False
-        self._waiting: deque[threading.Event] = deque()
-
-    def acquire(self) -> None:
-        """Wait for one's turn."""
-        with self._guard:
-            if not self._is_held:
-                self._is_held = True
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        turn.wait()
-
-    def release(self) -> None:
-        """Hand over to the one who waited longest."""
-        with self._guard:
-            if self._waiting:
-                self._waiting.popleft().set()  # stays held, by the next
-            else:
-                self._is_held = False
 
 
 class Turn:
     """Time on the device that one job has; counts the steps taken in it."""
 
-    def __init__(self, kind: str, on_step: Callable[[str, float], None]) -> None:
+    def __init__(self, kind: str, on_step: Callable[[str, float], None], moved: Callable[[], None]) -> None:
         self._kind = kind
         self._on_step = on_step
+        self._moved = moved
         self._stepped_at = time.monotonic()
         self._ends_at = self._stepped_at + TURN_S
 
@@ -67,6 +40,7 @@ class Turn:
     def stepped(self) -> None:
         """A step was taken."""
         now = time.monotonic()
+        self._moved()
         self._on_step(self._kind, now - self._stepped_at)
         self._stepped_at = now
 
@@ -79,13 +53,14 @@ class Device:
         name: str = "auto",
         threads: int = 0,
         on_step: Callable[[str, float], None] = lambda _kind, _seconds: None,
+        turns: Turns | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.torch_device = _pick(name)
         self.autocast = torch.bfloat16 if self._is_fast_in_bfloat16() else None
         self.rows = 64 if self.torch_device.type == "cpu" else 256
-        self._lock = FairLock()
+        self._turns = turns or Turns()
         self._on_step = on_step
 
     @property
@@ -102,9 +77,9 @@ class Device:
     def turn(self, kind: str) -> Iterator[Turn]:
         """Alone on the device, for one or more steps of a job of `kind`. Raises EngineError, OutOfMemory in place of
         what the models and torch raise."""
-        self._lock.acquire()
+        self._turns.acquire()
         try:
-            yield Turn(kind, self._on_step)
+            yield Turn(kind, self._on_step, self._turns.moved)
         except ModelError as error:
             raise EngineError(str(error)) from error
         except RuntimeError as error:
@@ -114,7 +89,7 @@ class Device:
                 torch.cuda.empty_cache()
             raise OutOfMemory(f"{self.torch_device} has not enough memory for this job") from error
         finally:
-            self._lock.release()
+            self._turns.release()
 
     @contextmanager
     def step(self, kind: str) -> Iterator[None]:

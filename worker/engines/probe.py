@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 
 from shared.errors import ProbeFailed
 from shared.specs import ProbeSpec
 from worker.engines.base import Model, Monitor, Output, Task
+from worker.engines.identity import identity, is_of
 
 __all__ = ["ProbeEngine"]
 
@@ -14,9 +17,13 @@ SLICE_S = 0.02  # how soon a sleeping step notices that it must stop
 
 
 class ProbeEngine:
-    """Takes its steps, then fails or writes as the spec says."""
+    """Takes its steps, then fails or writes as the spec says. Its steps are counted like those on a device."""
 
     kinds: tuple[str, ...] = ("probe",)
+    resumes = True
+
+    def __init__(self, on_step: Callable[[str, float], None] = lambda _kind, _seconds: None) -> None:
+        self._on_step = on_step
 
     def load(self) -> list[Model]:
         """Nothing to load."""
@@ -26,9 +33,14 @@ class ProbeEngine:
         """See Engine."""
         spec = task.spec
         assert isinstance(spec, ProbeSpec)
-        for step in range(spec.steps):
+        done = _steps_done(spec, task.snapshot)
+        if done:
+            monitor.resumed(done)
+        for step in range(done + 1, spec.steps + 1):
             _sleep(spec.step_s, monitor)
-            monitor.progress("probe", step + 1, spec.steps)
+            self._on_step("probe", spec.step_s)
+            monitor.snapshot(step, lambda step=step: _saved(spec, step))  # type: ignore[misc]
+            monitor.progress("probe", step, spec.steps)
         if spec.fail == "always" or (spec.fail == "once" and task.failures == 0):
             raise ProbeFailed("told to fail, and to be tried again", retryable=True)
         if spec.fail == "permanently":
@@ -42,6 +54,23 @@ def _sleep(seconds: float, monitor: Monitor) -> None:
     while (left := end - time.monotonic()) > 0:
         monitor.check()
         time.sleep(min(left, SLICE_S))
+
+
+def _saved(spec: ProbeSpec, step: int) -> bytes:
+    return json.dumps({**identity(spec), "step": step}).encode()
+
+
+def _steps_done(spec: ProbeSpec, snapshot: bytes | None) -> int:
+    """What an earlier attempt took; 0 where its snapshot is none of this run's."""
+    if snapshot is None:
+        return 0
+    try:
+        saved = json.loads(snapshot)
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or not is_of(saved, identity(spec)):
+        return 0
+    return min(int(saved["step"]), spec.steps)
 
 
 def _body(size: int) -> bytes:

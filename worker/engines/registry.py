@@ -4,11 +4,12 @@ starts in a second."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.specs import KINDS
 from worker.engines.base import Engine
 from worker.engines.probe import ProbeEngine
+from worker.engines.turns import Turns
 
 __all__ = ["EngineOptions", "UnknownKind", "build_engines"]
 
@@ -25,6 +26,7 @@ class EngineOptions:
     cpu_threads: int = 0  # of torch; 0: one per core
     weights_dir: str = ""  # the folder of registry.json; empty: the shipped models
     on_step: Callable[[str, float], None] = lambda _kind, _seconds: None  # after each step on the device
+    turns: Turns = field(default_factory=Turns)  # on the device
     on_load: Callable[[str, float], None] = lambda _model, _seconds: None  # after each model is loaded
 
 
@@ -33,7 +35,7 @@ def build_engines(kinds: Collection[str], options: EngineOptions) -> dict[str, E
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise UnknownKind(f"there are no kinds {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    engines: list[Engine] = [ProbeEngine()]
+    engines: list[Engine] = [ProbeEngine(options.on_step)]
     if set(kinds) - {"probe"}:
         from worker.engines.on_device import build_device_engines
 

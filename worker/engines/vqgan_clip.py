@@ -6,6 +6,7 @@ import io
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,16 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.errors import InvalidInput, NonFinite, Stopped
+from shared.errors import Cancelled, DeadlineExceeded, EngineError, InvalidInput, NonFinite, Stopped
+from shared.logs import get_logger
 from shared.specs import MAX_SEED, PromptTerm, VqganClipSpec
 from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
+from worker.engines.identity import identity
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import to_images, to_tensor
+from worker.engines.snapshots import Saved, as_bytes, as_tensor, pack, unpack
+from worker.models.errors import ModelError
 from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, VqganClipState, start
 
 __all__ = ["VqganClipEngine"]
+
+log = get_logger(__name__)
 
 MAX_FRAMES = 200  # of a video; the first and the last are always among them
 FRAME_MS = 100
@@ -37,7 +44,8 @@ class _Run:
     seed: int
     state: VqganClipState
     targets: Tensor  # (D,) what the first perceptor looks for, weighted and summed
-    frames: list[Image.Image] = field(default_factory=list)
+    identity: dict[str, str]  # of its snapshots
+    frames: list[bytes] = field(default_factory=list)  # PNG
     started_at: float = field(default_factory=time.monotonic)
 
 
@@ -45,6 +53,7 @@ class VqganClipEngine:
     """Serves every VQGAN of the library with any of its CLIPs."""
 
     kinds: tuple[str, ...] = ("vqgan_clip",)
+    resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
         self._library = library
@@ -59,13 +68,15 @@ class VqganClipEngine:
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""
         run = self._begin(task, monitor)
+        make = self._maker(run)
         try:
             while not run.state.done:
                 self._step(run)
-                monitor.progress("optimise", run.state.step_count, run.spec.iterations)
                 self._show(run, monitor)
+                monitor.snapshot(run.state.step_count, make)
+                monitor.progress("optimise", run.state.step_count, run.spec.iterations)
         except Stopped as stop:
-            if run.state.step_count:
+            if run.state.step_count and isinstance(stop, Cancelled | DeadlineExceeded):
                 raise StoppedWithOutput(stop, self._output(run)) from None
             raise
         return self._output(run)
@@ -81,13 +92,43 @@ class VqganClipEngine:
         init: str | Tensor = INITS[spec.init_noise]
         if spec.init_image:
             init = to_tensor(task.images[spec.init_image], (width, height))
-        seed = secrets.randbelow(MAX_SEED) if spec.seed is None else spec.seed
+        own = identity(spec, self._library.describe(spec.model, *spec.perceptors))
+        saved = unpack(task.snapshot, own)
+        seed = _seed(spec, saved)
         with self._device.step("vqgan_clip"):
             state = start(
                 vqgan, perceptors, seed=seed, steps=spec.iterations, size=(height, width), recipe=_recipe(spec),
                 init=init, autocast=self._device.autocast,
             )  # fmt: skip
-        return _Run(spec, seed, state, _summed(perceptors[0]))
+        run = _Run(spec, seed, state, _summed(perceptors[0]), own)
+        if saved is not None and self._restore(run, saved):
+            monitor.resumed(run.state.step_count)
+        return run
+
+    def _restore(self, run: _Run, saved: Saved) -> bool:
+        """Whether the run now is where the snapshot was."""
+        count = int(saved.facts.get("frames", 0))
+        tensors = dict(saved.tensors)
+        try:
+            frames = [as_bytes(tensors.pop(f"frame.{number}")) for number in range(count)]
+            with self._device.turn("vqgan_clip"):
+                run.state.restore(tensors)
+        except (ModelError, EngineError, KeyError) as error:
+            log.warning("snapshot ignored: it does not fit", error=str(error))
+            return False
+        run.frames = frames
+        return True
+
+    def _maker(self, run: _Run) -> Callable[[], bytes]:
+        """What saves the run as it is when called."""
+
+        def make() -> bytes:
+            with self._device.turn("vqgan_clip"):
+                tensors = run.state.snapshot()
+            tensors |= {f"frame.{number}": as_tensor(frame) for number, frame in enumerate(run.frames)}
+            return pack(run.identity, tensors, {"seed": str(run.seed), "frames": str(len(run.frames))})
+
+        return make
 
     def _perceptor(self, model_id: str, terms: list[PromptTerm], task: Task, monitor: Monitor) -> Perceptor:
         prompts = []
@@ -115,7 +156,7 @@ class VqganClipEngine:
             return
         image = self._image(run)
         if is_framed:
-            run.frames.append(image)
+            run.frames.append(_png(image))
         if is_previewed:
             monitor.preview(image, count)
 
@@ -133,7 +174,7 @@ class VqganClipEngine:
         image = to_images(picture)[0]
         prompt = " | ".join(_told(term) for term in spec.prompts)
         ranked_at = time.monotonic()
-        files = {"video.webp": (_video([*run.frames, image]), "image/webp")} if spec.video else {}
+        files = {"video.webp": (_video([*map(_unpng, run.frames), image]), "image/webp")} if spec.video else {}
         return Output(
             pictures=[Picture(image, prompt, run.seed, 0, score)],
             files=files,
@@ -145,6 +186,13 @@ class VqganClipEngine:
                 **({"video_s": time.monotonic() - ranked_at} if files else {}),
             },
         )
+
+
+def _seed(spec: VqganClipSpec, saved: Saved | None) -> int:
+    """The spec's, or the one that was drawn for it."""
+    if spec.seed is not None:
+        return spec.seed
+    return int(saved.facts["seed"]) if saved else secrets.randbelow(MAX_SEED)
 
 
 def _recipe(spec: VqganClipSpec) -> Recipe:
@@ -188,6 +236,18 @@ def _parameters(run: _Run) -> dict[str, Any]:
 def _frame_every(spec: VqganClipSpec) -> int:
     least = math.ceil(spec.iterations / (MAX_FRAMES - 1))
     return max(least, spec.preview_every or math.ceil(spec.iterations / 50))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _unpng(body: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(body))
+    image.load()
+    return image
 
 
 def _video(frames: list[Image.Image]) -> bytes:

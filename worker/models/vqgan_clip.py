@@ -80,7 +80,7 @@ class VqganClipState:
         self.vqgan, self.perceptors, self.recipe = vqgan, perceptors, recipe
         self.seed, self.steps, self.step_count = seed, steps, 0
         self.low, self.high = (bound.view(1, -1, 1, 1).float() for bound in vqgan.codebook_range())
-        self.first = first.float()
+        self.first = first.float().contiguous()  # the layout a snapshot gives back, so that sums go the same way
         height, width = first.shape[2:]
         self.grids = [
             torch.zeros(1, first.shape[1], max(1, height // level), max(1, width // level), device=first.device)

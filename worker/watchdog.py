@@ -1,0 +1,104 @@
+"""Ends a process whose engine hangs: a thread in a device call cannot be stopped from outside, a process can.
+
+The job that holds the device loses its lease at once, which counts as a lost worker: hanging again, it runs alone
+and fails at last. Its siblings go back to the queue without a penalty. A supervisor starts the process again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from shared.jobs import Claim
+from shared.logs import get_logger
+from shared.store import JobStore
+from worker.engines.turns import Turns
+from worker.hooks import Ended
+from worker.monitor import JobMonitor
+from worker.periodic import Periodic
+from worker.runs import Runs
+
+__all__ = ["EXIT_CODE", "Watchdog"]
+
+log = get_logger(__name__)
+
+EXIT_CODE = 70  # EX_SOFTWARE
+FIRST_STEP_FACTOR = 5  # until a kind has taken a step here: kernels are compiled and tuned with the first one
+LOOKS = 4  # per timeout
+
+
+class Watchdog:
+    """One thread, and a hook that learns which kinds are warm. `end` tells the world and never returns."""
+
+    def __init__(
+        self, runs: Runs, turns: Turns, store: JobStore, step_timeout_s: float, end: Callable[[int], None]
+    ) -> None:
+        self._runs = runs
+        self._turns = turns
+        self._store = store
+        self._timeout_s = step_timeout_s
+        self._end = end
+        self._warm: set[str] = set()
+        self._looked_at = self._awake_since = time.monotonic()
+        self.thread = Periodic("watchdog", max(0.05, min(1.0, step_timeout_s / LOOKS)), self._watch)
+
+    def before(self, _claim: Claim) -> None:
+        """See Hook."""
+
+    def after(self, claim: Claim, ended: Ended) -> None:
+        """See Hook."""
+        if ended.outcome == "succeeded":
+            self._warm.add(claim.kind)
+
+    def stop(self) -> None:
+        """The process may take as long as it likes to end."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        if self._timeout_s:
+            # A call that hangs with the interpreter's lock held stops this thread too: then the C timer ends it all.
+            faulthandler.dump_traceback_later(2 * FIRST_STEP_FACTOR * self._timeout_s, exit=True)
+            self.look()
+
+    def look(self) -> None:
+        """One round."""
+        now = time.monotonic()
+        if now - self._looked_at > self._timeout_s:
+            self._awake_since = now  # the whole process stood still; nobody is to blame
+        self._looked_at = now
+        running = self._runs.all()
+        self._warm.update(monitor.claim.kind for monitor in running if monitor.latest)
+        hung = [monitor for monitor in running if self._hangs(monitor, now)]
+        if hung:
+            self._bury(hung, [monitor for monitor in running if monitor not in hung])
+
+    def _hangs(self, monitor: JobMonitor, now: float) -> bool:
+        if not monitor.is_in_engine or self._turns.is_waiting(monitor.thread):
+            return False
+        moved_at = max(monitor.moved_at, self._turns.moved_at(monitor.thread), self._awake_since)
+        factor = 1 if monitor.claim.kind in self._warm else FIRST_STEP_FACTOR
+        return now - moved_at > factor * self._timeout_s
+
+    def _bury(self, hung: list[JobMonitor], siblings: list[JobMonitor]) -> None:
+        """Siblings go back, the hung are given up for lost, the process ends."""
+        log.critical("engine hangs; this process ends", jobs=[monitor.claim.id for monitor in hung],
+                     kinds=[monitor.claim.kind for monitor in hung], given_back=len(siblings))  # fmt: skip
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        for monitor in (*siblings, *hung):
+            self._runs.close(monitor)  # no beat renews it after this
+        for monitor in siblings:
+            _tried(lambda monitor=monitor: self._store.release(monitor.claim))  # type: ignore[misc]
+        for monitor in hung:
+            _tried(lambda monitor=monitor: self._store.abandon(monitor.claim))  # type: ignore[misc]
+        self._end(EXIT_CODE)
+        os._exit(EXIT_CODE)
+
+
+def _tried(write: Callable[[], object]) -> None:
+    try:
+        write()
+    except Exception as error:
+        log.warning("not told; the lease will run out", error=str(error))
