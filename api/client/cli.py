@@ -40,13 +40,14 @@ OURS = {  # command -> (where it is, what it does)
     "pools": ("api.client.commands.fleet:pools", "Pools: how deep, how many workers."),
     "workers": ("api.client.commands.fleet:workers", "Live workers."),
     "keys": ("api.client.commands.keys:keys", "Create, list and revoke API keys (operators; talks to Redis)."),
+    "tenants": ("api.client.commands.tenants:tenants", "Tenants' shares of the workers (operators; talks to Redis)."),
 }
 PLUGINS = {  # what the entry points of this distribution do, for --help without importing them
     "up": "Run the whole system here: servers, API, workers, web page.",
     "demo": "Start the system, make pictures for five prompts, stop.",
     "train": "Make the shipped small models again: data, clip, vqgan, dalle.",
 }
-EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api"}
+EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api", "tenants": "api"}
 EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
     (InvalidRequest, 2),
     (NotAllowed, 3),

@@ -232,3 +232,13 @@ def test_help_imports_neither_server_nor_models() -> None:
     assert done.returncode == 0, done.stderr
     assert "submit" in done.stdout
     assert Job
+
+
+def test_tenants_are_listed_and_weighed(settings: Settings, tenant: str, client: DreamqueueClient) -> None:
+    client.submit("dalle", PROMPT)
+    runner = click.testing.CliRunner(env={"DREAMQUEUE_REDIS_URL": settings.redis_url})
+    assert "weight 4" in runner.invoke(cli, ["tenants", "weight", tenant, "4"]).stdout
+    (line,) = [line for line in runner.invoke(cli, ["tenants", "list"]).stdout.splitlines() if tenant in line]
+    assert line.split()[-2:] == ["4", "1"]
+    for name, weight in ((tenant, "0"), (tenant, "11"), (tenant, "x"), ("Not OK", "1")):
+        assert runner.invoke(cli, ["tenants", "weight", name, weight]).exit_code == 2
