@@ -36,9 +36,9 @@ def pictures() -> Pictures:
 
 def test_both_losses_fall(frozen: Frozen, pictures: Pictures) -> None:
     trainer = UnclipTrainer(RECIPE, pictures, frozen, torch.device("cpu"))
-    losses = torch.tensor([[float(part) for part in trainer.step(1e-2)] for _ in range(60)])
+    losses = torch.tensor([[float(part) for part in trainer.step(1e-2)] for _ in range(150)])
     first, last = losses[:10].mean(0), losses[-10:].mean(0)
-    assert bool((last < 0.8 * first).all()), f"losses (decoder, prior) went from {first} to {last}"
+    assert bool((last < 0.7 * first).all()), f"losses (decoder, prior) went from {first} to {last}"
 
 
 def test_sizes_and_spreads_are_the_frozen_models(frozen: Frozen, pictures: Pictures) -> None:

@@ -29,9 +29,9 @@ class UnclipConfig:
     embedding: int = 128  # width of CLIP's vectors
     channels: int = 16  # of the VQGAN's latent
     grid: int = 8  # latent cells along one side
-    patch: int = 1  # cells along one side that share a token of the decoder
-    width: int = 192  # of the decoder
-    layers: int = 5
+    patch: int = 2  # cells along one side that share a token of the decoder
+    width: int = 256  # of the decoder
+    layers: int = 4
     heads: int = 4
     extra_tokens: int = 4  # tokens that the picture vector becomes beside the latent's
     prior_width: int = 256

@@ -13,7 +13,10 @@ from torch import Tensor
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle
 from worker.models.dalle_sampler import DalleSampler, RowSettings, decode_ids
+from worker.models.diffusion import DiffusionRow
 from worker.models.text import CaptionTokenizer
+from worker.models.unclip import Unclip
+from worker.models.unclip_sampler import codes_of, decoder_sampler, picture_vectors, prior_sampler
 from worker.models.vqgan import VQGAN
 from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, start
 from worker.training.data import Pictures
@@ -27,6 +30,7 @@ class Models:
     vqgan: VQGAN
     dalle: Dalle | None
     tokenizer: CaptionTokenizer
+    unclip: Unclip | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,39 @@ def draw_dalle(
         sampler = DalleSampler(dalle, ids, all_rows)
         while not sampler.step():
             pass
-        images = decode_ids(models.vqgan, sampler.tokens)
-        scores = _scores(models.clip, images, part, count)
-        images = images.view(len(part), count, *images.shape[1:])
-        best = scores.argsort(1, descending=True)
-        out.append(images[torch.arange(len(part), device=images.device)[:, None], best].cpu())
+        out.append(_ranked(models, decode_ids(models.vqgan, sampler.tokens), part, count))
     return torch.cat(out)
+
+
+@torch.no_grad()
+def draw_unclip(models: Models, prompts: Sequence[str], count: int, seed: int = 0, rows: int = 512) -> Tensor:
+    """Pictures (P, count, 3, 64, 64) in [0, 1] by the model's own steps and guidance, best by CLIP first."""
+    unclip = models.unclip
+    if unclip is None:
+        raise ValueError("no unCLIP among the models")
+    own, out = unclip.config, []
+    for begin in range(0, len(prompts), max(1, rows // count)):
+        part = prompts[begin : begin + max(1, rows // count)]
+        texts = models.clip.encode_text(list(part)).repeat_interleave(count, 0)
+        places = [index for _ in part for index in range(count)]
+        prior_rows = [DiffusionRow(seed, index, own.prior_steps, own.prior_guidance) for index in places]
+        prior = prior_sampler(unclip, texts, prior_rows)
+        while not prior.step():
+            pass
+        decoder_rows = [DiffusionRow(seed, index, own.decoder_steps, own.guidance) for index in places]
+        decoder = decoder_sampler(unclip, models.vqgan, picture_vectors(unclip, prior), decoder_rows)
+        while not decoder.step():
+            pass
+        codes = codes_of(unclip, models.vqgan, decoder.rows)
+        out.append(_ranked(models, decode_ids(models.vqgan, codes), part, count))
+    return torch.cat(out)
+
+
+def _ranked(models: Models, images: Tensor, prompts: Sequence[str], count: int) -> Tensor:
+    """Pictures (P, count, ...) on the CPU, best by CLIP first, of (P * count, ...)."""
+    best = _scores(models.clip, images, prompts, count).argsort(1, descending=True)
+    images = images.view(len(prompts), count, *images.shape[1:])
+    return images[torch.arange(len(prompts), device=images.device)[:, None], best].cpu()
 
 
 def _scores(clip: Clip, images: Tensor, prompts: Sequence[str], count: int) -> Tensor:

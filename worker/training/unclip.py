@@ -37,9 +37,9 @@ class UnclipRecipe:
     config: UnclipConfig = field(default_factory=UnclipConfig)
     batch: int = 64
     prior_batch: int = 512
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     weight_decay: float = 0.02
-    average: float = 0.998
+    average: float = 0.999
     no_picture: float = 0.1  # share of the decoder's picture vectors left out
     no_caption: float = 0.1  # share of the prior's captions left out
     near: float = 0.1  # noise on the decoder's picture vectors, in spreads: what the prior makes is not exact
