@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from shared.errors import Cancelled, DeadlineExceeded, InvalidInput, ModelUnavailable, Stopped
 from shared.specs import MAX_SEED, DalleSpec
 from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
+from worker.engines.candidates import Candidate, best, decode, scores
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.identity import identity
@@ -32,13 +33,6 @@ from worker.models.vqgan import VQGAN
 __all__ = ["DalleEngine"]
 
 PREVIEWED = 4  # candidates a preview shows
-DECODED_PER_STEP = 16  # pictures decoded in one step of the device, so that other jobs' steps fit between
-
-
-@dataclass(frozen=True)
-class _Row:
-    prompt: int
-    index: int
 
 
 @dataclass
@@ -53,8 +47,9 @@ class _Run:
     vqgan: VQGAN
     text_ids: Tensor  # (P, T)
     prefix: Tensor | None  # (1, N)
+    batch: int  # rows sampled together
     pictures: list[list[Picture]]  # per prompt
-    rows: list[_Row]  # all of them, in the order in which they are sampled
+    rows: list[Candidate]  # all of them, in the order in which they are sampled
     identity: dict[str, str]  # of its snapshots
     batches: list[Tensor] = field(default_factory=list)  # codes of the finished rows, as they were sampled together
     timings: dict[str, float] = field(default_factory=lambda: {"sample_s": 0.0, "decode_s": 0.0, "rank_s": 0.0})
@@ -100,7 +95,7 @@ class DalleEngine:
         try:
             self._take_up(run, saved, monitor)
             while (done := run.done) < len(run.rows):
-                self._sample(run, run.rows[done : done + self._device.rows], done, monitor)
+                self._sample(run, run.rows[done : done + run.batch], done, monitor)
                 monitor.snapshot(run.done, _maker(run))
         except Stopped as stop:
             if any(run.pictures) and isinstance(stop, Cancelled | DeadlineExceeded):
@@ -127,8 +122,9 @@ class DalleEngine:
             vqgan=vqgan,
             text_ids=encoded.ids,
             prefix=self._prefix(spec, task, vqgan),
+            batch=max(1, self._device.rows >> 2 * task.failures),  # the last try may have been too much for the device
             pictures=[[] for _ in spec.prompts],
-            rows=[_Row(p, i) for p in range(len(spec.prompts)) for i in range(spec.n)],
+            rows=[Candidate(p, i) for p in range(len(spec.prompts)) for i in range(spec.n)],
             identity=self._identity(task),
         )
 
@@ -155,7 +151,7 @@ class DalleEngine:
             codes = vqgan.quantize.nearest(vqgan.encode(picture * 2 - 1))
         return codes.flatten(1)[:, : kept * grid]
 
-    def _sample(self, run: _Run, rows: list[_Row], done: int, monitor: Monitor) -> None:
+    def _sample(self, run: _Run, rows: list[Candidate], done: int, monitor: Monitor) -> None:
         """Sample, decode and score one batch. Progress counts tokens of all pictures of the job."""
         started_at, total = time.monotonic(), len(run.rows)
         sampler = self._sampler(run, rows)
@@ -179,20 +175,21 @@ class DalleEngine:
         run.timings["sample_s"] += time.monotonic() - started_at
         self._finish(run, rows, sampler.tokens, monitor)
 
-    def _finish(self, run: _Run, rows: list[_Row], tokens: Tensor, monitor: Monitor) -> None:
+    def _finish(self, run: _Run, rows: list[Candidate], tokens: Tensor, monitor: Monitor) -> None:
         """Decode and score one batch whose codes (B, L) are sampled."""
         sampled_at = time.monotonic()
-        pictures = self._decode(run, tokens, monitor)
+        pictures = decode(self._device, run.vqgan, tokens, "dalle", monitor)
         decoded_at = time.monotonic()
-        scores = self._score(run, rows, pictures)
-        for row, image, score in zip(rows, to_images(pictures), scores, strict=True):
+        texts = self._embedder.texts(run.model_ids[2], [run.spec.prompts[row.prompt] for row in rows], "dalle")
+        found = scores(self._embedder, run.model_ids[2], pictures, texts, "dalle")
+        for row, image, score in zip(rows, to_images(pictures), found, strict=True):
             picture = Picture(image, run.spec.prompts[row.prompt], run.seed, row.index, score)
             run.pictures[row.prompt].append(picture)
         run.batches.append(tokens)
         run.timings["decode_s"] += decoded_at - sampled_at
         run.timings["rank_s"] += time.monotonic() - decoded_at
 
-    def _sampler(self, run: _Run, rows: list[_Row]) -> DalleSampler:
+    def _sampler(self, run: _Run, rows: list[Candidate]) -> DalleSampler:
         spec = run.spec
         settings = [
             RowSettings(run.seed, row.index, spec.temperature, spec.top_k, spec.top_p, run.guidance) for row in rows
@@ -209,30 +206,14 @@ class DalleEngine:
     def _preview(self, run: _Run, sampler: DalleSampler, blank: Tensor, done: int, monitor: Monitor) -> None:
         with self._device.step("dalle"), torch.inference_mode():
             shown = decode_ids(run.vqgan, sampler.preview_ids(blank)[:PREVIEWED])
-        monitor.preview(contact_sheet(to_images(shown)), done // self._device.rows * sampler.length + sampler.position)
-
-    def _decode(self, run: _Run, tokens: Tensor, monitor: Monitor) -> Tensor:
-        """(B, 3, H, W) in [0, 1]."""
-        parts = []
-        for ids in torch.split(tokens, DECODED_PER_STEP):
-            monitor.check()
-            with self._device.step("dalle"):
-                parts.append(decode_ids(run.vqgan, ids))
-        return torch.cat(parts)
-
-    def _score(self, run: _Run, rows: list[_Row], pictures: Tensor) -> list[float]:
-        """Cosine of every picture with its own prompt."""
-        clip = run.model_ids[2]
-        texts = self._embedder.texts(clip, [run.spec.prompts[row.prompt] for row in rows], "dalle")
-        scores: list[float] = (self._embedder.tensors(clip, pictures, "dalle") * texts).sum(1).tolist()
-        return scores
+        monitor.preview(contact_sheet(to_images(shown)), done // run.batch * sampler.length + sampler.position)
 
     def _output(self, run: _Run) -> Output:
         keep = run.spec.n if run.spec.keep is None else run.spec.keep
         parameters: dict[str, Any] = run.spec.model_dump(exclude={"kind"})
         parameters.update(keep=keep, seed=run.seed, guidance=run.guidance)
         return Output(
-            pictures=list(_best(run.pictures, keep)),
+            pictures=list(best(run.pictures, keep)),
             parameters=parameters,
             models=self._library.describe(*run.model_ids),
             timings=run.timings,
@@ -260,9 +241,3 @@ def _check_fit(dalle: Dalle, vqgan: VQGAN, model_id: str) -> None:
     ours, theirs = (dalle.config.grid, dalle.config.image_vocab), (vqgan.config.grid, vqgan.config.codes)
     if ours != theirs:
         raise ModelUnavailable(f"{model_id!r} draws (grid, codes) {ours}, but its VQGAN decodes {theirs}")
-
-
-def _best(pictures: list[list[Picture]], keep: int) -> Iterator[Picture]:
-    """The first prompt's best, then the second's, and so on; the lower index first where scores are equal."""
-    for group in pictures:
-        yield from sorted(group, key=lambda picture: (-(picture.score or 0.0), picture.index))[:keep]

@@ -62,6 +62,7 @@ class _Run:
     targets: Tensor  # (P, D): what candidates are scored against
     candidates: list[Candidate]
     pictures: list[list[Picture]]  # per prompt
+    batch: int  # candidates drawn together
     begun: int = 0  # candidates of the batches before the one under way
     timings: dict[str, float] = field(
         default_factory=lambda: {"prior_s": 0.0, "sample_s": 0.0, "decode_s": 0.0, "rank_s": 0.0}
@@ -108,9 +109,9 @@ class UnclipEngine:
         """See Engine."""
         run = self._begin(task)
         try:
-            for begin in range(0, len(run.candidates), self._device.rows):
+            for begin in range(0, len(run.candidates), run.batch):
                 run.begun = begin
-                self._batch(run, run.candidates[begin : begin + self._device.rows], monitor)
+                self._batch(run, run.candidates[begin : begin + run.batch], monitor)
         except Stopped as stop:
             if any(run.pictures) and isinstance(stop, Cancelled | DeadlineExceeded):
                 raise StoppedWithOutput(stop, self._output(run)) from None
@@ -140,6 +141,7 @@ class UnclipEngine:
             targets=targets,
             candidates=[Candidate(prompt, index) for prompt in range(len(prompts)) for index in range(spec.n)],
             pictures=[[] for _ in prompts],
+            batch=max(1, self._device.rows >> 2 * task.failures),  # the last try may have been too much for the device
         )
 
     def _picture(self, clip: str, task: Task, ref: str) -> Tensor:
@@ -228,8 +230,7 @@ class UnclipEngine:
         with self._device.step(KIND):
             codes = codes_of(run.unclip, run.vqgan, sampler.estimate[:PREVIEWED])
             shown = decode_ids(run.vqgan, codes)
-        batches = run.begun // self._device.rows
-        monitor.preview(contact_sheet(to_images(shown)), batches * sampler.length + sampler.taken)
+        monitor.preview(contact_sheet(to_images(shown)), run.begun // run.batch * sampler.length + sampler.taken)
 
     def _output(self, run: _Run) -> Output:
         settings = run.settings
