@@ -16,7 +16,7 @@ DreamqueueError
 │   ├── ModelUnavailable   model_unavailable      no such model in this pool
 │   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
 │   ├── NonFinite          non_finite             a model produced NaN or infinity
-│   ├── OutOfMemory        out_of_memory          the device is full; retryable
+│   ├── OutOfMemory        out_of_memory          the device is full; retryable once, with smaller batches
 │   └── ProbeFailed        probe_failed           a probe job was told to fail; retryable as its spec says
 ├── Stopped                the run must end now; never a job's own fault
 │   ├── Cancelled          cancelled              the caller asked for it
@@ -184,7 +184,7 @@ class NonFinite(EngineError):
 
 
 class OutOfMemory(EngineError):
-    """The device is full."""
+    """The device is full. The runner retries it once, then it is final."""
 
     code = "out_of_memory"
     retryable = True

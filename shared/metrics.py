@@ -21,14 +21,17 @@ __all__ = [
     "HTTP_IN_FLIGHT",
     "HTTP_REQUESTS",
     "HTTP_SECONDS",
+    "INVARIANT_VIOLATIONS",
     "JOBS_RUNNING",
     "JOB_SECONDS",
     "MODEL_LOAD_SECONDS",
+    "OUTPUTS_REUSED",
     "PICTURES",
     "QUEUE_SECONDS",
     "REAPED",
     "RUNS_RESUMED",
     "SNAPSHOTS",
+    "SPOOL_FULL",
     "STAGE_SECONDS",
     "STEP_SECONDS",
     "UPLOADED_BYTES",
@@ -64,9 +67,18 @@ PICTURES = Counter("dreamqueue_pictures_total", "Pictures stored", ["kind"])
 UPLOADED_BYTES = Counter("dreamqueue_uploaded_bytes_total", "Bytes put into the object store", ["what"])
 UPLOAD_RETRIES = Counter("dreamqueue_upload_retries_total", "Uploads that had to be tried again")
 BEAT_SECONDS = Histogram("dreamqueue_beat_interval_seconds", "Between two heartbeats of a worker", buckets=_FAST)
+SPOOL_FULL = Gauge("dreamqueue_spool_full", "1 while outputs wait in memory and this worker claims nothing")
+OUTPUTS_REUSED = Counter(
+    "dreamqueue_outputs_reused_total", "Runs that needed no device: their output was there", ["kind"]
+)
 SNAPSHOTS = Counter("dreamqueue_snapshots_total", "Snapshots of unfinished runs stored", ["kind"])
 RUNS_RESUMED = Counter("dreamqueue_runs_resumed_total", "Runs that went on from a snapshot", ["kind"])
 REAPED = Counter("dreamqueue_reaped_total", "Jobs this worker's reaper moved", ["what"])
+INVARIANT_VIOLATIONS = Counter(
+    "dreamqueue_invariant_violations_total",
+    "What the auditor found that must not be; 0 in a sound store",
+    ["invariant"],
+)
 MODEL_LOAD_SECONDS = Gauge("dreamqueue_model_load_seconds", "Time to load a model at start", ["model"])
 
 _COUNTS = {
@@ -116,15 +128,17 @@ class StoreCollector(Collector):
 
     def _pools(self) -> list[Metric]:
         ready = GaugeMetricFamily("dreamqueue_jobs_ready", "Jobs a worker could claim now", labels=["pool"])
+        suspect = GaugeMetricFamily("dreamqueue_jobs_suspect", "Ready jobs that must run alone", labels=["pool"])
         running = GaugeMetricFamily("dreamqueue_jobs_running", "Jobs under a lease", labels=["pool"])
         bells = GaugeMetricFamily("dreamqueue_doorbells", "Doorbells waiting in the broker", labels=["pool"])
         workers = GaugeMetricFamily("dreamqueue_workers", "Live workers", labels=["pool", "state"])
         slots = GaugeMetricFamily("dreamqueue_slots", "Job slots of live workers", labels=["pool"])
         for pool in self._store.pools():
             ready.add_metric([pool.name], pool.ready_jobs)
+            suspect.add_metric([pool.name], pool.suspect_jobs)
             running.add_metric([pool.name], pool.running_jobs)
             bells.add_metric([pool.name], pool.doorbells)
             slots.add_metric([pool.name], sum(worker.slots for worker in pool.workers))
             for state in ("ready", "draining"):
                 workers.add_metric([pool.name, state], sum(worker.state == state for worker in pool.workers))
-        return [ready, running, bells, workers, slots]
+        return [ready, suspect, running, bells, workers, slots]

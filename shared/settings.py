@@ -48,6 +48,9 @@ class Settings(BaseModel):
     preempt_after_s: float = Field(
         2.0, ge=0, description="a ready high job waits so long before a running low one is called away; 0: never"
     )
+    audit_period_s: float = Field(
+        60.0, gt=0, description="how often one of the workers holds the sets against the records"
+    )
     retry_base_s: float = Field(2.0, ge=0, description="retry n waits up to base*2**n, full jitter")
     retry_cap_s: float = Field(300.0, ge=0, description="longest wait before a retry")
     max_queued_per_tenant: int = Field(20_000, ge=1, description="429 above; bounds Redis memory")
@@ -81,6 +84,10 @@ class Settings(BaseModel):
     upload_patience_s: float = Field(
         300.0, ge=0, description="an output waits this long for the object store, its lease held; then its job retries"
     )
+    spool_dir: str = Field(
+        "", description="folder for outputs until they are stored; workers of a host share it; empty: memory only"
+    )
+    spool_max_bytes: int = Field(2 * 2**30, ge=0, description="all outputs in spool_dir; beyond it nothing is claimed")
     step_timeout_s: float = Field(
         120.0, ge=0, description="an engine silent this long hangs: the process ends; a first step may take 5 times it"
     )

@@ -99,12 +99,16 @@ class ObjectStore:
             raise ObjectStoreUnavailable(f"object store unreachable: {type(error).__name__}") from error
 
     def put(self, key: str, body: bytes, content_type: str) -> StoredObject:
-        """Store `body`; its sha256 travels as metadata, and the transport checks it. Overwrites."""
+        """Store `body`; its sha256 travels as metadata. Overwrites. Raises ObjectStoreUnavailable where the store says
+        that something else arrived."""
         sha256 = hashlib.sha256(body).hexdigest()
         with _translated(key):
-            self._client.put_object(
+            reply = self._client.put_object(
                 Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, Metadata={"sha256": sha256}
             )
+        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if reply.get("ETag", "").strip('"') != md5 and self.get(key) != body:  # not every store's ETag is an MD5
+            raise ObjectStoreUnavailable(f"the object store holds something else under {key} than was sent")
         return StoredObject(key, len(body), sha256, content_type)
 
     def get(self, key: str) -> bytes:

@@ -18,6 +18,7 @@ from shared.settings import Settings
 from shared.storage import ObjectStore
 from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
+from worker.auditor import Auditor
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines
 from worker.engines.turns import Turns
@@ -32,8 +33,8 @@ from worker.reaper import Reaper
 from worker.reports import Reports
 from worker.runner import Runner, RunnerParts
 from worker.runs import Runs
-from worker.shelf import Shelf
 from worker.snapshots import Snapshots
+from worker.spool import Spool
 from worker.uploads import Uploads
 from worker.watchdog import Watchdog
 
@@ -66,13 +67,16 @@ class WorkerNode:
         failpoints = FailPoints(settings.failpoint)
         snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
+        self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
         self._watchdog = Watchdog(self._runs, turns, self._store, settings.step_timeout_s, self._die)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
         self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
         nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
+        auditor = Auditor(self._store, settings)
         self._threads: list[Periodic] = [
             self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, snapshots.thread, reaper.thread,
-            self._watchdog.thread,
+            auditor.thread,
+            self._watchdog.thread, self._spool.thread,
         ]  # fmt: skip
 
     def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
@@ -86,7 +90,7 @@ class WorkerNode:
             snapshots=snapshots,
             hooks=Hooks([RunMetrics(), RunLog(), self._watchdog]),
             runs=self._runs,
-            shelf=Shelf(),
+            spool=self._spool,
             failpoints=failpoints,
         )
 

@@ -19,7 +19,6 @@ from shared.errors import (
     InvalidInput,
     LeaseLost,
     ModelUnavailable,
-    ObjectStoreUnavailable,
     OutOfMemory,
     Stopped,
     StoreUnavailable,
@@ -41,8 +40,8 @@ from worker.previews import Previews
 from worker.reports import Reports
 from worker.runs import Runs
 from worker.settlement import Settlement, settle
-from worker.shelf import Shelf
 from worker.snapshots import Snapshots
+from worker.spool import Spool
 from worker.uploads import Uploads
 
 __all__ = ["Runner", "RunnerParts"]
@@ -63,7 +62,7 @@ class RunnerParts:
     snapshots: Snapshots
     hooks: Hooks
     runs: Runs
-    shelf: Shelf
+    spool: Spool
     failpoints: FailPoints
 
 
@@ -94,7 +93,7 @@ class Runner:
         """The next job, leased to us and among the runs; waits where a job runs alone here, or is to."""
         while True:
             with self._parts.runs.claiming() as is_idle:
-                if self._is_draining():
+                if self._is_draining() or self._parts.spool.is_full:
                     return None  # whoever reaps next sees a job without a doorbell, and rings
                 asked_at = time.monotonic()
                 claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name, is_idle=is_idle)
@@ -136,13 +135,14 @@ class Runner:
         except Exception:
             log.exception("run could not be settled")  # its lease runs out, and the job is run again
         finally:
+            self._parts.spool.settled(claim, outcome in FINAL)
             self._parts.runs.close(monitor)
             hooks.after(claim, Ended(outcome, timings, code))
 
     def _work(self, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
         """Everything up to telling the store; every way a run can end becomes a Settlement."""
         try:
-            rendered = self._parts.shelf.take(monitor.claim) or self._make(monitor, timings)
+            rendered = self._parts.spool.get(monitor.claim) or self._make(monitor, timings)
             monitor.check(but=(Cancelled, Yielded))  # what is made is not thrown away for a pause
             return self._commit(rendered, monitor, timings)
         except StoppedWithOutput as stop:
@@ -174,7 +174,10 @@ class Runner:
         finally:
             monitor.is_in_engine = False
         monitor.offer = None  # what it holds on the device may go
-        return self._render(output, timings)
+        rendered = self._render(output, timings)
+        if rendered.artifacts:
+            self._parts.spool.put(claim, rendered)
+        return rendered
 
     def _render(self, output: Output, timings: dict[str, float]) -> Rendered:
         timings.update({name: round(seconds, 6) for name, seconds in output.timings.items()})
@@ -192,11 +195,7 @@ class Runner:
     ) -> Settlement:
         self._parts.failpoints.passing(BEFORE_UPLOAD)
         with _timed(timings, "upload_s", bool(rendered.artifacts)):
-            try:
-                stored = self._parts.uploads.put(rendered, monitor, but)
-            except ObjectStoreUnavailable:
-                self._parts.shelf.put(monitor.claim, rendered)
-                raise
+            stored = self._parts.uploads.put(rendered, monitor, but)
         self._parts.failpoints.passing(AFTER_UPLOAD)
         return Settlement("commit", state=state, result=rendered.result(stored), timings=timings)
 
@@ -229,6 +228,8 @@ class Runner:
         return Settlement("release", error=stop, timings=timings)
 
     def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Settlement:
+        if isinstance(error, OutOfMemory) and claim.failures:
+            error.retryable = False  # this was the try with smaller batches
         if not isinstance(error, EngineError | InvalidInput):
             log.warning("run failed", error=error.message)
         delay_s = jittered(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)

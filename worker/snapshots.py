@@ -61,18 +61,20 @@ class Snapshots:
             return
         if time.monotonic() - monitor.saved_at < self._every_s:
             return
+        order = _made(monitor, monitor.offer)
+        if order is None:
+            monitor.saved_at = time.monotonic()
+            return
         monitor.has_snapshot_in_flight = True
-        self._orders.put(_Order(monitor, monitor.offer.step, monitor.offer.make()))
+        self._orders.put(order)
 
     def save_last(self, monitor: JobMonitor) -> None:
         """The run was stopped and goes back: save what it reached, within LAST_PATIENCE_S. Never raises."""
         offer: Offer | None = monitor.offer
         if not self._every_s or offer is None or (monitor.saved and monitor.saved.step == offer.step):
             return
-        try:
-            order = _Order(monitor, offer.step, offer.make())
-        except Exception:
-            log.exception("no last snapshot")
+        order = _made(monitor, offer)
+        if order is None:
             return
         self._orders.put(order)
         if not order.done.wait(LAST_PATIENCE_S):
@@ -141,6 +143,15 @@ class Snapshots:
         if signal is Signal.LOST:
             monitor.stop(LeaseLost("another attempt owns this job"))
         return signal is not Signal.LOST
+
+
+def _made(monitor: JobMonitor, offer: Offer) -> _Order | None:
+    """A run is not worth failing for its snapshot."""
+    try:
+        return _Order(monitor, offer.step, offer.make())
+    except Exception:
+        log.exception("no snapshot", step=offer.step)
+        return None
 
 
 def _saved(step: int, stored: StoredObject) -> SavedRun:

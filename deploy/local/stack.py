@@ -2,6 +2,7 @@
 
 Everything lies in one data folder, so a stack is stopped, moved and deleted as a whole:
     redis/ objects/         what the servers keep
+    spool/                  outputs of workers until they are in objects/
     logs/NAME.log           what each process said
     run/NAME.pid            process ids, while they run; run/lock is held by the supervisor
     api-key                 the development key, mode 0600
@@ -143,7 +144,11 @@ class Stack:
     def _start_workers(self) -> None:
         for number in range(1, self.options.workers + 1):
             name = f"worker-{number}"
-            env = self._env(worker_name=f"{name}-{secrets.token_hex(3)}", worker_metrics_port="0")
+            env = self._env(
+                worker_name=f"{name}-{secrets.token_hex(3)}",
+                worker_metrics_port="0",
+                spool_dir=str(self.data / "spool"),
+            )
             self._spawn(Command(name, [sys.executable, "-m", "worker"], env=env))
         if self.options.workers:
             wait_until(self._all_workers_ready, self._children["worker-1"].process, 120)

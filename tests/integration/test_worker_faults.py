@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from shared.jobs import JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
 from shared.store import JobStore
+from tests.faults.object_faults import ObjectFaults
 from tests.support.polling import eventually
 from tests.support.servers import ObjectServer, RedisServer
 from tests.support.workers import Worker, submit, until
+from worker.watchdog import EXIT_CODE
 
 pytestmark = pytest.mark.integration
 
@@ -126,6 +129,58 @@ class TestKilled:
         assert after.result["files"][0]["key"].split("/")[-2] == "a2"
         assert store.counts().get(("all", "fenced"), 0) >= fenced
         assert (frozen.stop(STOPPED_S), other.stop(STOPPED_S)) == (0, 0)
+
+
+class TestHung:
+    """A step that does not return."""
+
+    HANGING = (
+        "import time; from worker import app; from worker.engines import probe; sleep = probe._sleep;"
+        "probe._sleep = lambda s, m: time.sleep(1000) if s == 1.5 else sleep(s, m); app.main()"
+    )  # a step of 1.5 s never ends and never looks up
+
+    def test_the_process_ends_and_only_the_hung_job_pays(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        own = probes.model_copy(update={"step_timeout_s": 1.0})
+        worker = Worker(own, store, tmp_path, arguments=("-c", self.HANGING))
+        warm = until(store, tenant, submit(store, tenant, pool, steps=1))
+        assert warm.state is JobState.SUCCEEDED
+        hung = submit(store, tenant, pool, steps=2, step_s=1.5)
+        sibling = submit(store, tenant, pool, steps=1000, step_s=0.05)
+        until(store, tenant, sibling, "running")
+        eventually(lambda: worker.process.exit_code is not None, what="the end of the process")
+        assert worker.process.stop() == EXIT_CODE
+        assert "hangs" in worker.log
+        assert "Thread 0x" in worker.log  # the stacks
+        given_back = store.get(tenant, sibling)
+        assert (given_back.state, given_back.losses) == (JobState.QUEUED, 0)
+        assert [attempt.outcome for attempt in given_back.attempts] == ["released"]
+        store.cancel(tenant, sibling)
+        other = Worker(own, store, tmp_path)
+        record = until(store, tenant, hung)
+        assert (record.state, record.losses, record.failures) == (JobState.SUCCEEDED, 1, 0)
+        assert [attempt.outcome for attempt in record.attempts] == ["lost", "succeeded"]
+        assert other.stop(STOPPED_S) == 0
+
+
+class TestOutOfMemory:
+    """An engine that finds its device full."""
+
+    FULL = (
+        "from shared.errors import OutOfMemory; from worker import app; from worker.engines import probe\n"
+        "def full(size): raise OutOfMemory('full')\n"
+        "probe._body = full; app.main()"
+    )
+
+    def test_it_is_tried_once_more_and_then_final(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(probes.model_copy(update={"max_failures": 9}), store, tmp_path, arguments=("-c", self.FULL))
+        record = until(store, tenant, submit(store, tenant, pool, write_bytes=1))
+        assert (record.state, record.attempt) == (JobState.FAILED, 2)
+        assert record.error == {"code": "out_of_memory", "message": "full", "retryable": False}
+        assert worker.stop(STOPPED_S) == 0
 
 
 class TestDrained:
@@ -259,6 +314,22 @@ class TestObjectStoreAway:
         yield server
         server.process.stop()
 
+    @pytest.fixture
+    def impatient(self, probes: Settings, server: ObjectServer, tmp_path: Path) -> Settings:
+        """Gives up an upload after one try, and comes back to it in a moment."""
+        return probes.model_copy(
+            update={
+                **server.settings(),
+                "upload_patience_s": 0.0,
+                "retry_base_s": 1.0,
+                "retry_cap_s": 1.0,
+                "max_failures": 50,
+                "lease_s": 1.0,
+                "beat_s": 0.2,
+                "spool_dir": str(tmp_path / "spool"),
+            }
+        )
+
     def test_no_step_is_repeated(
         self, probes: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
@@ -272,28 +343,101 @@ class TestObjectStoreAway:
         record = until(store, tenant, job_id, within_s=40)
         assert record.state is JobState.SUCCEEDED
         assert record.attempt == 1  # retried in place
+        assert steps_of(worker) == 2
         assert worker.stop(STOPPED_S) == 0
 
     def test_a_retry_uploads_what_was_made(
-        self, probes: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+        self, impatient: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         """Patience of one try: the job fails, comes back, and its output is still there."""
-        own = probes.model_copy(
-            update={**server.settings(), "upload_patience_s": 0.0, "retry_base_s": 3.0, "retry_cap_s": 3.0, "max_failures": 50}
-        )
-        worker = Worker(own, store, tmp_path)
+        worker = Worker(impatient, store, tmp_path)
         server.kill()
-        job_id = submit(store, tenant, pool, write_bytes=1000, steps=5, step_s=0.3)
+        job_id = submit(store, tenant, pool, write_bytes=1000, steps=5)
         eventually(lambda: store.get(tenant, job_id).failures >= 1)
         server.start()
         record = until(store, tenant, job_id, within_s=40)
         assert record.state is JobState.SUCCEEDED
         assert record.attempts[0].error is not None
         assert record.attempts[0].error["code"] == "object_store_unavailable"
-        last = record.attempts[-1]
-        assert last.ended_at_ms is not None
-        assert last.ended_at_ms - last.started_at_ms < 1500  # five steps of 0.3 s were not taken again
+        assert steps_of(worker) == 5
         assert worker.stop(STOPPED_S) == 0
+        assert list((tmp_path / "spool").iterdir()) == []
+
+    def test_a_restarted_worker_uploads_what_the_killed_one_made(
+        self, impatient: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        own = impatient.model_copy(update={"upload_patience_s": 300.0})
+        doomed = Worker(own, store, tmp_path)
+        server.kill()
+        job_id = submit(store, tenant, pool, write_bytes=1000, steps=5)
+        eventually(lambda: list((tmp_path / "spool").glob("*.out")), what="the output in the spool")
+        doomed.kill()
+        other = Worker(own, store, tmp_path)
+        eventually(lambda: store.get(tenant, job_id).attempt == 2)
+        server.start()
+        record = until(store, tenant, job_id, within_s=40)
+        assert record.state is JobState.SUCCEEDED
+        assert [attempt.outcome for attempt in record.attempts] == ["lost", "succeeded"]
+        assert steps_of(other) == 0
+        assert "output found in the spool" in other.log
+        assert other.stop(STOPPED_S) == 0
+
+    def test_a_full_spool_stops_claims_and_loses_nothing(
+        self, impatient: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        own = impatient.model_copy(update={"upload_patience_s": 300.0, "spool_max_bytes": 10})
+        worker = Worker(own, store, tmp_path)
+        server.kill()
+        first = submit(store, tenant, pool, write_bytes=1000, steps=1)
+        eventually(lambda: scraped(worker, "dreamqueue_spool_full") == 1, what="back-pressure")
+        second = submit(store, tenant, pool)
+        rung = store.counts().get(("all", "fenced"), 0)
+        assert "nothing is claimed" in worker.log
+        eventually(lambda: store.redis.llen(keys.bell(pool)) == 0, what="the second job's doorbell heard")
+        assert store.get(tenant, second).attempt == 0
+        server.start()
+        for job_id in (first, second):
+            record = until(store, tenant, job_id, within_s=40)
+            assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1)
+        assert store.counts().get(("all", "fenced"), 0) == rung
+        assert scraped(worker, "dreamqueue_spool_full") == 0
+        assert worker.stop(STOPPED_S) == 0
+
+    def test_what_was_spoilt_on_its_way_is_sent_again(
+        self, impatient: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        layer = ObjectFaults(server.url, seed=0)
+        own = impatient.model_copy(update={"s3_endpoint": layer.url, "upload_patience_s": 300.0})
+        try:
+            worker = Worker(own, store, tmp_path)
+            layer.rates = {"spoilt": 1.0}
+            job_id = submit(store, tenant, pool, write_bytes=1000, steps=3)
+            eventually(lambda: layer.made["spoilt"] >= 2, what="two bodies spoilt")
+            layer.rates = {}
+            record = until(store, tenant, job_id)
+            assert steps_of(worker) == 3
+            assert worker.stop(STOPPED_S) == 0
+        finally:
+            layer.close()
+        assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1)
+        assert record.result is not None
+        (file,) = record.result["files"]
+        stored = ObjectStore(impatient).get(file["key"])
+        assert hashlib.sha256(stored).hexdigest() == file["sha256"]
+
+
+def scraped(worker: Worker, name: str) -> float:
+    """A value of the worker's own /metrics; 0.0 where it is not shown yet."""
+    info = worker.info()
+    assert info is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{info.metrics_port}/metrics", timeout=5) as reply:
+        lines = reply.read().decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+def steps_of(worker: Worker) -> float:
+    """How many steps the worker's probes took."""
+    return scraped(worker, 'dreamqueue_engine_steps_total{kind="probe"}')
 
 
 def test_a_settled_job_is_not_settled_again(store: JobStore, tenant: str, pool: str) -> None:

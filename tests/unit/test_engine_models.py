@@ -117,6 +117,20 @@ class TestDalle:
             device.rows = rows
         assert [p.image.tobytes() for p in split.pictures] == [p.image.tobytes() for p in whole.pictures]
 
+    def test_a_retry_asks_less_of_the_device(self, run: Run, engines: dict[str, Engine]) -> None:
+        """A quarter of the rows at a time, to the same pictures."""
+        device = engines["dalle"]._device  # type: ignore[attr-defined]
+        device.rows, rows = 8, device.rows
+        try:
+            whole = run("dalle", prompts=["a tree"], n=5, seed=3)
+            recorder = Recorder()
+            spec = parse_spec("dalle", {"prompts": ["a tree"], "n": 5, "seed": 3})
+            again = engines["dalle"].run(Task(spec, {}, failures=1), recorder)
+        finally:
+            device.rows = rows
+        assert [step for step, _ in recorder.offers] == [2, 4, 5]
+        assert [p.image.tobytes() for p in again.pictures] == [p.image.tobytes() for p in whole.pictures]
+
     def test_progress_counts_every_token(self, run: Run) -> None:
         recorder = Recorder()
         run("dalle", recorder, prompts=["a tree"], n=3, seed=0, preview_every=5)

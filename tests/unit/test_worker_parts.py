@@ -20,7 +20,6 @@ from worker.inputs import decode_picture
 from worker.patience import jittered, patiently
 from worker.periodic import Periodic
 from worker.settlement import Settlement, settle
-from worker.shelf import Shelf
 
 
 class TestRender:
@@ -204,25 +203,6 @@ class TestHooks:
         hooks.before(claim())
         hooks.after(claim(), Ended("succeeded", {}))
         assert seen == ["before", "succeeded"]
-
-
-class TestShelf:
-    @staticmethod
-    def rendered(size: int) -> object:
-        return render(Output(files={"f": (bytes(size), "application/octet-stream")}))
-
-    def test_an_output_is_taken_once(self) -> None:
-        shelf = Shelf()
-        shelf.put(claim(), self.rendered(10))  # type: ignore[arg-type]
-        assert shelf.take(claim(job_id="other")) is None
-        assert shelf.take(claim()) is not None
-        assert shelf.take(claim()) is None
-
-    def test_the_oldest_goes_when_it_is_full(self) -> None:
-        shelf = Shelf(capacity_bytes=25)
-        for job_id in ("a", "b", "c"):
-            shelf.put(claim(job_id=job_id), self.rendered(10))  # type: ignore[arg-type]
-        assert [shelf.take(claim(job_id=job_id)) is not None for job_id in ("a", "b", "c")] == [False, True, True]
 
 
 class TestPeriodic:
