@@ -44,6 +44,7 @@ class PoolInfo:
     doorbells: int
     workers: list[WorkerInfo]
     pace_s: dict[str, float]  # kind -> average run seconds
+    suspect_jobs: int = 0  # of the ready ones, those that wait for an idle worker
 
     @property
     def ready_workers(self) -> int:
@@ -111,12 +112,12 @@ class FleetStore:
         pipe = self.redis.pipeline(transaction=False)
         pipe.llen(keys.bell(name))
         pipe.hgetall(f"dq:pace:{name}")
+        pipe.zcard(f"dq:suspects:{name}")
         for tenant in tenants:
             pipe.zcard(f"dq:ready:{name}:{tenant}")
-        doorbells, pace, *ready = pipe.execute()
-        return PoolInfo(
-            name, sum(ready), running, doorbells, workers, {kind: float(mean) for kind, mean in pace.items()}
-        )
+        doorbells, pace, suspects, *ready = pipe.execute()
+        pace_s = {kind: float(mean) for kind, mean in pace.items()}
+        return PoolInfo(name, suspects + sum(ready), running, doorbells, workers, pace_s, suspects)
 
     @guarded
     def counts(self) -> dict[tuple[str, str], int]:

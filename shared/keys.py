@@ -10,6 +10,7 @@
 | dq:turn:{pool}           | zset    | tenants with ready jobs; score = virtual time of their next turn | empty |
 | dq:clock:{pool}          | string  | virtual time of the last turn taken (start-time fair queueing) | never |
 | dq:tags:{pool}           | hash    | tenant -> turn it is still owed to wait for, while nothing is ready | the turn |
+| dq:auditor               | string  | the worker that audits | 1.5 audit periods |
 | dq:bells                 | string  | doorbells rung ever; makes their ids | never |
 | dq:weight                | hash    | tenant -> share, 1..10 (1 when absent) | never |
 | dq:leases                | zset    | {tenant}:{id} of running jobs; score = lease deadline | empty |

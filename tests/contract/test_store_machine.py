@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from shared import keys
+from shared.audit import Audit
 from shared.connection import connect
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
 from shared.jobs import FINAL, Claim, JobState, NewJob
@@ -40,6 +41,7 @@ ERROR = {"code": "probe_failed", "message": "no", "retryable": True}
 
 def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachine]:
     """The machine's class, bound to one store; each run starts from an empty Redis."""
+    auditor = Audit(store.redis, settings)
 
     class StoreMachine(RuleBasedStateMachine):
         steps = 0  # taken by all examples together
@@ -396,6 +398,12 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                     waited = job.has_waited
                     self.wait(job)
                     job.has_waited = waited  # its queued_at stays that of the failure
+
+        @rule()
+        def audit(self) -> None:
+            bells_lost = dict.fromkeys(POOLS, 1_000)  # lose_doorbells takes them
+            found = [violation for batch in auditor.sweep(bells_lost) for violation in batch]
+            assert found == []
 
         @rule(pool=st.sampled_from(POOLS))
         def lose_doorbells(self, pool: str) -> None:

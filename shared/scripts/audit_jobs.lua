@@ -1,0 +1,93 @@
+-- Each of these jobs must be where its state says, once, and nowhere else. What is provably safe is put right here, in
+-- the same step in which it is found; the rest is only reported.
+--   dq:job:{ref} hash  read      all zsets that hold jobs  read; strays removed, missing ones added
+-- ARGV 2 '1' to repair  3 lease ms  then refs
+-- Returns triples: invariant, ref (`pool:tenant` for a turn), '1' if repaired
+even_when_full()
+local may_repair, lease_ms = ARGV[2] == '1', tonumber(ARGV[3])
+local found = {}
+local turnless = {}  -- tenants said already
+
+local function report(invariant, subject, repair)
+  if may_repair and repair then repair() end
+  for _, value in ipairs({invariant, subject, may_repair and repair and '1' or ''}) do found[#found + 1] = value end
+end
+
+-- The sets of a queued job, of a running one, of an ended one: by name, the key and the member it has there.
+local function sets_of(ref, pool)
+  local tenant, id = split(ref)
+  return {
+    line = {'dq:ready:' .. pool .. ':' .. tenant, id}, suspects = {'dq:suspects:' .. pool, ref},
+    held = {'dq:held', ref}, delayed = {'dq:delayed', ref}, leases = {'dq:leases', ref}, expiry = {'dq:expiry', ref},
+  }
+end
+
+local HOMES = {queued = {line = true, suspects = true, held = true, delayed = true}, running = {leases = true}}
+local FINAL_HOME = {expiry = true}
+
+-- Drop the job from sets that its state does not allow; how many of the others hold it, and which.
+local function sort_out(ref, state, pool)
+  local homes = HOMES[state] or FINAL_HOME
+  local count_home, home = 0, nil
+  for name, at in pairs(sets_of(ref, pool)) do
+    if redis.call('ZSCORE', at[1], at[2]) then
+      if homes[name] then
+        count_home, home = count_home + 1, name
+      else
+        report('stray_entry', ref, function()
+          redis.call('ZREM', at[1], at[2])
+          if name == 'line' then retire_turn(pool, (split(ref))) end
+        end)
+      end
+    end
+  end
+  return count_home, home
+end
+
+local function check_queued(ref, key, f, places, home)
+  local tenant = split(ref)
+  if places == 0 then
+    report('queued_nowhere', ref, function()
+      redis.call('DECR', 'dq:queued:' .. tenant)  -- place counts it again
+      place(ref)
+    end)
+  elseif places > 1 then
+    report('several_places', ref)
+  elseif (home == 'held') ~= (f.paused == '1') then
+    report('wrong_place', ref)
+  elseif home == 'line' and not redis.call('ZSCORE', 'dq:turn:' .. f.pool, tenant) then
+    local subject = f.pool .. ':' .. tenant
+    if not turnless[subject] then
+      report('missing_turn', subject, function()
+        redis.call('ZADD', 'dq:turn:' .. f.pool, redis.call('GET', 'dq:clock:' .. f.pool) or '0', tenant)
+      end)
+    end
+    turnless[subject] = true
+  end
+  if f.deadline_at and f.deadline_at ~= '' and not redis.call('ZSCORE', 'dq:deadlines', ref) then
+    report('missing_deadline', ref, function() redis.call('ZADD', 'dq:deadlines', f.deadline_at, ref) end)
+  end
+end
+
+for i = 4, #ARGV do
+  local ref = ARGV[i]
+  local key = job_key(ref)
+  local f = {}
+  local names = {'state', 'pool', 'finished_at', 'expires_at', 'deadline_at', 'paused'}
+  for n, value in ipairs(redis.call('HMGET', key, unpack(names))) do f[names[n]] = value end
+  if f.state then
+    local places, home = sort_out(ref, f.state, f.pool)
+    local is_final = f.state ~= 'queued' and f.state ~= 'running'
+    if is_final ~= (f.finished_at and f.finished_at ~= '' or false) then report('finished_at', ref) end
+    if f.state == 'queued' then
+      check_queued(ref, key, f, places, home)
+    elseif f.state == 'running' and places == 0 then
+      report('missing_lease', ref, function() redis.call('ZADD', 'dq:leases', now + lease_ms, ref) end)
+    elseif is_final and places == 0 then
+      report('missing_expiry', ref, function()
+        redis.call('ZADD', 'dq:expiry', f.expires_at and f.expires_at ~= '' and f.expires_at or now + conf.result_ttl_ms, ref)
+      end)
+    end
+  end
+end
+return found
