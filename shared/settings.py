@@ -84,6 +84,10 @@ class Settings(BaseModel):
     upload_patience_s: float = Field(
         300.0, ge=0, description="an output waits this long for the object store, its lease held; then its job retries"
     )
+    recycle_after_jobs: int = Field(0, ge=0, description="drain and exit 0 after so many jobs; 0: never")
+    recycle_rss_growth: float = Field(
+        0.0, ge=0, description="drain and exit 0 when memory has grown by this share since the tenth job; 0: never"
+    )
     spool_dir: str = Field(
         "", description="folder for outputs until they are stored; workers of a host share it; empty: memory only"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from worker.nudges import Nudges
 from worker.periodic import Periodic
 from worker.previews import Previews
 from worker.reaper import Reaper
+from worker.recycling import Recycling
 from worker.reports import Reports
 from worker.runner import Runner, RunnerParts
 from worker.runs import Runs
@@ -69,6 +71,7 @@ class WorkerNode:
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
         self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
         self._watchdog = Watchdog(self._runs, turns, self._store, settings.step_timeout_s, self._die)
+        self._recycling = Recycling(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
         self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
         nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
@@ -76,7 +79,7 @@ class WorkerNode:
         self._threads: list[Periodic] = [
             self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, snapshots.thread, reaper.thread,
             auditor.thread,
-            self._watchdog.thread, self._spool.thread,
+            self._watchdog.thread, self._spool.thread, self._recycling.thread,
         ]  # fmt: skip
 
     def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
@@ -88,7 +91,7 @@ class WorkerNode:
             reports=reports,
             previews=previews,
             snapshots=snapshots,
-            hooks=Hooks([RunMetrics(), RunLog(), self._watchdog]),
+            hooks=Hooks([RunMetrics(), RunLog(), self._watchdog, self._recycling]),
             runs=self._runs,
             spool=self._spool,
             failpoints=failpoints,
@@ -161,6 +164,11 @@ class WorkerNode:
         self.is_draining = True
         self._depart()
         os._exit(code)
+
+    def _leave(self) -> None:
+        """As if told from outside: Celery's handler of SIGTERM leads to drain()."""
+        self.is_draining = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
         """After drain(): end the threads, leave the list of workers."""

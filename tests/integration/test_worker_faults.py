@@ -164,6 +164,25 @@ class TestHung:
         assert other.stop(STOPPED_S) == 0
 
 
+class TestRecycled:
+    """A worker that ends itself."""
+
+    def test_after_so_many_jobs_it_drains_and_leaves(
+        self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
+    ) -> None:
+        worker = Worker(probes.model_copy(update={"recycle_after_jobs": 3}), store, tmp_path)
+        long = submit(store, tenant, pool, steps=30, step_s=0.05)
+        until(store, tenant, long, "running")
+        short = [submit(store, tenant, pool) for _ in range(5)]
+        eventually(lambda: worker.process.exit_code is not None, what="the end of the process")
+        assert worker.process.stop() == 0
+        assert "recycles itself" in worker.log
+        assert store.get(tenant, long).state is JobState.SUCCEEDED  # it fitted the grace
+        states = [store.get(tenant, job_id).state for job_id in short]
+        assert states == [JobState.SUCCEEDED] * 3 + [JobState.QUEUED] * 2
+        assert worker.info() is None
+
+
 class TestOutOfMemory:
     """An engine that finds its device full."""
 
