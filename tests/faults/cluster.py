@@ -65,13 +65,13 @@ class Cluster:
         self.key = new_key(self.store, TENANT)
         self.stations = stations if stations is not None else [Station(number) for number in range(workers)]
         self._api_env = api_env or {}
-        self.api = ApiServer(self.settings, folder, env=self._api_env)
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Cluster:
         self._keeper.start()  # children live no longer than the thread that made them
+        self.api = ApiServer(self.settings, self.folder, env=self._api_env)
         eventually(self._all_ready, within_s=90, what="every worker")
         return self
 
@@ -153,10 +153,11 @@ class Cluster:
         """All of them with other settings than the cluster's; returns when they are ready."""
         for station in self.stations:
             station.settings |= settings
-            assert station.process
-            old = station.name
-            station.process.kill()
-            eventually(lambda before=old, at=station: at.name != before, within_s=30)  # type: ignore[misc]
+            with self._lock:
+                old = station.process
+                assert old
+                old.kill()
+            eventually(lambda before=old, at=station: at.process is not before, within_s=30)  # type: ignore[misc]
         eventually(self._all_ready, within_s=90, what="every worker")
 
     def wait_worker(self, station: Station, within_s: float = 60.0) -> None:

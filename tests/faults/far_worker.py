@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ class Wired:
     relays: list[Relay]
     far: Station
 
-    def wait_busy(self) -> None:
-        """Until the far worker runs a job."""
-        eventually(lambda: self.storm.cluster.running_on(self.far) > 0, within_s=30, what="a job on the far worker")
+    def wait_busy(self) -> float:
+        """Until the far worker runs a job; how long that took, in seconds."""
+        asked_at = time.monotonic()
+        eventually(lambda: self.storm.cluster.running_on(self.far) > 0, within_s=60, what="a job on the far worker")
+        return round(time.monotonic() - asked_at, 2)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ __all__ = ["NAMES", "Unavailable", "play"]
 NAMES = (
     "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "plain_celery",
     "failpoints", "reaper_kill", "redis_stop", "redis_full", "aof_truncated", "network_cut", "network_loss",
-    "network_one_way", "clock_skew", "poison", "drain", "version_skew",
+    "network_one_way", "clock_skew", "poison", "drain", "version_skew", "state_machine",
 )  # fmt: skip
 PROGRAM = """
 import json, sys

@@ -24,10 +24,12 @@ def run(run: Run) -> Row:
     shifts = [SHIFT_S, -SHIFT_S, 0]
     stations = [Station(number, env=_env(shift)) for number, shift in enumerate(shifts)]
     with Storm.of(run, per_s=6, stations=stations, api_env=_env(-SHIFT_S), max_losses=10) as storm:
+        told = [info.started_at_ms for info in storm.cluster.store.workers()]
         storm.rage(lambda: storm.cluster.kill_worker(storm.busy_station()), faults=kills, jobs=jobs, every_s=(0.8, 2.4))
         row = Row.of("clock_skew", run.seed, storm.verdict(), kills=kills, shifts_s=shifts, api_shift_s=-SHIFT_S,
                      lease_s=LEASE_S)  # fmt: skip
         records = [storm.cluster.store.get("faults", job_id) for job_id in storm.load.accepted]
+    row.expect(max(told) - min(told) > SHIFT_S * 1900, "the clocks were not shifted")
     row.expect(
         all((record.finished_at_ms or 0) - record.created_at_ms < SHIFT_S * 500 for record in records),
         "a host's clock came into a record",

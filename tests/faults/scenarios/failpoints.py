@@ -34,7 +34,7 @@ def run(run: Run) -> Row:
             assert process.exit_code == -signal.SIGKILL, process.tail()
             storm.cluster.ledger.note("kill", worker=name)
             hit[point] = hit.get(point, 0) + 1
-            eventually(lambda: doomed.name != name, within_s=30)
+            eventually(lambda: doomed.process is not process, within_s=30)
 
         storm.rage(die, faults=rounds * len(POINTS), jobs=jobs, every_s=(0.0, 0.1))
         doomed.settings["failpoint"] = ""

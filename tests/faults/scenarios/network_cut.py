@@ -21,10 +21,11 @@ def run(run: Run) -> Row:
     """10 cuts, 200 jobs."""
     cuts, jobs = run.pick(10, 1), run.pick(200, 25)
     with wired_storm(run, per_s=6, max_losses=10) as wired:
+        deaf_s: list[float] = []
         numbers = iter(range(cuts))
 
         def cut() -> None:
-            wired.wait_busy()
+            deaf_s.append(wired.wait_busy())
             wired.storm.cluster.ledger.note("stop", worker=wired.far.name)
             if next(numbers) % 2:
                 for relay in wired.relays:
@@ -38,7 +39,8 @@ def run(run: Run) -> Row:
 
         wired.storm.rage(cut, faults=cuts, jobs=jobs, every_s=(1.0, 3.0))
         row = Row.of("network_cut", run.seed, wired.storm.verdict(), cuts=cuts, fenced=wired.storm.fenced(),
-                     packets_dropped=wired.link.dropped, lease_s=LEASE_S)  # fmt: skip
+                     packets_dropped=wired.link.dropped,
+                     longest_deaf_s=max(deaf_s), lease_s=LEASE_S)  # fmt: skip
     row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     row.expect(row.extra["packets_dropped"] > 0, "no packet was lost")
     return row
