@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from shared.logs import get_logger
+import structlog
+
 from shared.specs import Spec
 from worker.engines.base import Model
 
 __all__ = ["FORM", "identity", "is_of"]
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 FORM = "1"  # of snapshots; raise it with any change of what a saved number means
 

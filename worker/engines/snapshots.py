@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
+import structlog
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from shared.logs import get_logger
 from worker.engines.identity import is_of
 
 __all__ = ["Saved", "as_bytes", "as_tensor", "pack", "unpack"]
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import structlog
 import torch
 from PIL import Image
 from torch import Tensor
 
 from shared.errors import Cancelled, DeadlineExceeded, EngineError, InvalidInput, NonFinite, Stopped
-from shared.logs import get_logger
 from shared.specs import MAX_SEED, PromptTerm, VqganClipSpec
 from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
 from worker.engines.device import Device
@@ -29,7 +29,7 @@ from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, VqganClipState, 
 
 __all__ = ["VqganClipEngine"]
 
-log = get_logger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 MAX_FRAMES = 200  # of a video; the first and the last are always among them
 FRAME_MS = 100
