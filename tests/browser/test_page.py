@@ -92,6 +92,21 @@ def test_classify_an_uploaded_picture(
     shot(page, "classified")
 
 
+def test_vary_a_picture(signed_in: Page, live_worker: StandIn, store: JobStore, tenant: str, tmp_path: Path) -> None:
+    page = signed_in
+    (tmp_path / "a.png").write_bytes(picture())
+    page.click("text=Imagine")
+    page.set_input_files("#varied", tmp_path / "a.png")
+    page.fill("#n", "3")
+    page.fill("#keep", "2")
+    page.click("text=Make it")
+    expect(page.locator("li.job")).to_have_count(1)
+    claim = live_worker.claim(newest(store, tenant))
+    assert claim.spec["image"].startswith("img_")
+    assert (claim.spec["prompts"], claim.spec["n"], claim.spec["keep"]) == ([], 3, 2)
+    shot(page, "varied")
+
+
 def test_what_is_wrong_is_said(signed_in: Page) -> None:
     page = signed_in
     page.click("text=Make it")

@@ -63,6 +63,10 @@ def problem_of(answer: Any, status: int, code: str) -> dict[str, Any]:
         ({**DALLE, "metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"kind": "vqgan_clip", "input": {"prompts": "fog:-1"}}, "input"),
         ({"kind": "vqgan_clip", "input": {"prompts": ["a"], "size": [63, 64]}}, "input.size"),
+        ({"kind": "unclip", "input": {}}, "input"),
+        ({"kind": "unclip", "input": {"prompts": ["a", "b"], "image": NO_PICTURE}}, "input"),
+        ({"kind": "unclip", "input": {"prompts": ["a"], "decoder_steps": 251}}, "input.decoder_steps"),
+        ({"kind": "unclip", "input": {"image": "cat.png"}}, "input.image"),
         ({"kind": "rank", "input": {"images": ["../etc/passwd"], "prompt": "x"}}, "input.images.0"),
         ({"kind": "classify", "input": {"images": [NO_PICTURE], "labels": ["a", "a"]}}, "input.labels"),
     ],
@@ -193,6 +197,10 @@ def test_pictures_must_be_yours(caller: Caller, stranger: Caller, worker: StandI
     refusal(f"{own['id']}/001.png")
     fine = {"kind": "rank", "input": {"images": [mine, f"{own['id']}/000.png"], "prompt": "x"}}
     assert caller.post("/v1/jobs", fine).status_code == 202
+    varied = {"kind": "unclip", "input": {"image": theirs}}
+    document = problem_of(caller.post("/v1/jobs", varied), 422, "invalid_input")
+    assert document["errors"][0]["field"] == "input.image"
+    assert caller.post("/v1/jobs", {"kind": "unclip", "input": {"image": mine}}).status_code == 202
 
 
 def test_the_queue_has_a_limit(settings: Settings, store: JobStore, tenant: str, pool: str) -> None:

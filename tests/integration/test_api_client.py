@@ -73,7 +73,7 @@ def test_every_call(client: DreamqueueClient, live_worker: StandIn, tmp_path: Pa
     assert client.upload_image(picture()) == image
     assert client.download(f"/v1/images/{image}") == picture()
     assert client.submit("rank", {"images": [image], "prompt": "x"}, wait_s=1).state == "queued"
-    live_worker.announce(["m-1", "emoji-dalle", "emoji-clip", "emoji-vqgan"])
+    live_worker.announce(["m-1", "emoji-dalle", "emoji-clip", "emoji-vqgan", "emoji-unclip"])
     assert "m-1" in [model["id"] for model in client.models()]
     assert live_worker.pool in [pool["name"] for pool in client.pools()]
     assert client.workers()
@@ -188,6 +188,9 @@ def test_commands(run, client: DreamqueueClient, live_worker: StandIn, tmp_path:
     assert run("upload", str(tmp_path / "a.png")).stdout.startswith("img_")
     size = run("submit", "vqgan_clip", "a", "b", "--size", "64x96", "-o", "json").stdout
     assert json.loads(size)["input"]["size"] == [64, 96]
+    varied = run("submit", "unclip", "--image", str(tmp_path / "a.png"), "--n", "3", "-o", "json").stdout
+    assert json.loads(varied)["input"]["image"] == client.upload_image(tmp_path / "a.png")
+    run("submit", "unclip", "--image", "img_1", "--image", "img_2", code=2)
     for command in ("models", "pools", "workers"):
         run(command)
         assert isinstance(json.loads(run(command, "-o", "json").stdout), list)

@@ -81,6 +81,23 @@ def test_dalle_pictures_carry_their_recipe(store: JobStore, objects: ObjectStore
     assert {"queue_s", "sample_s", "decode_s", "rank_s", "encode_s", "upload_s", "run_s"} <= record.timings.keys()
 
 
+def test_a_drawn_picture_is_varied(store: JobStore, objects: ObjectStore, tenant: str) -> None:
+    drawn = run(store, tenant, "unclip", prompts=["a tree"], n=2, keep=1, seed=0, decoder_steps=40, preview_every=5)
+    assert drawn.state is JobState.SUCCEEDED
+    assert drawn.result is not None
+    assert {"prior_s", "sample_s", "decode_s", "rank_s"} <= drawn.timings.keys()
+    shown = [event.data["step"] for event in EventLog(store.redis).read(tenant, drawn.id) if event.type == "preview"]
+    assert shown
+    assert all(step % 5 == 0 for step in shown)
+    ref = f"{drawn.id}/{drawn.result['images'][0]['name']}"
+    varied = run(store, tenant, "unclip", image=ref, n=2, seed=0)
+    assert varied.result is not None
+    assert [image["prompt"] for image in varied.result["images"]] == [ref] * 2
+    assert [model["id"] for model in varied.result["models"]] == ["emoji-unclip", "emoji-vqgan", "emoji-clip"]
+    for image in varied.result["images"]:
+        assert objects.head(image["key"]).sha256 == image["sha256"]
+
+
 def test_previews_are_stored_while_it_runs(store: JobStore, objects: ObjectStore, tenant: str) -> None:
     record = run(store, tenant, "vqgan_clip", prompts=["a tree"], iterations=60, size=[32, 32], preview_every=5)
     previews = [event.data for event in EventLog(store.redis).read(tenant, record.id) if event.type == "preview"]
@@ -162,5 +179,5 @@ def test_pictures_that_cannot_be_read(what: str, store: JobStore, objects: Objec
 def test_the_worker_lists_its_models(worker: Worker) -> None:
     info = worker.info()
     assert info is not None
-    assert {model["id"] for model in info.models} == {"emoji-clip", "emoji-vqgan", "emoji-dalle"}
+    assert {model["id"] for model in info.models} == {"emoji-clip", "emoji-vqgan", "emoji-dalle", "emoji-unclip"}
     assert info.device == "cpu"
