@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import pkgutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +15,21 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.errors import Cancelled, Draining, InvalidInput, ModelUnavailable, NonFinite, Stopped
+from shared.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidInput,
+    LeaseLost,
+    ModelUnavailable,
+    NonFinite,
+    Stopped,
+    Yielded,
+)
 from shared.specs import image_refs, parse_spec
 from tests.models.conftest import TINY_VQGAN
 from tests.support.tiny_models import write_tiny_models
+from tests.unit.test_worker_monitor import Made
 from worker.checkpoints.loading import CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
 from worker.engines.base import Engine, Model, Output, StoppedWithOutput, Task
@@ -352,6 +365,56 @@ class TestResumedProbe:
         recorder = Recorder()
         run("probe", recorder, saved, steps=2)
         assert len(recorder.steps) == 2
+
+
+class TestStopped:
+    """A real monitor, told in the middle of a step: that step is the last one."""
+
+    SPECS: ClassVar[dict[str, dict[str, Any]]] = {
+        "dalle": {"prompts": ["a tree"], "n": 2, "seed": 0, "preview_every": 0},
+        "vqgan_clip": {"prompts": ["a tree"], "iterations": 50, "size": [32, 32], "seed": 0, "preview_every": 0},
+        "rank": {"images": [REF, OTHER], "prompt": "a tree"},
+    }
+    INSIDE: ClassVar[dict[str, str]] = {
+        "dalle": "worker.models.dalle_sampler.DalleSampler.step",
+        "vqgan_clip": "worker.models.vqgan_clip.VqganClipState.step",
+        "rank": "worker.models.clip.Clip.encode_image",
+    }
+
+    @pytest.mark.parametrize("kind", SPECS)
+    @pytest.mark.parametrize("cause", [Cancelled, LeaseLost, Draining, Yielded, DeadlineExceeded])
+    def test_no_further_step_is_taken(
+        self, kind: str, cause: type[Stopped], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monitor = Made(deadline_ms=100_000).monitor
+        taken: list[int] = []
+        step = pkgutil.resolve_name(self.INSIDE[kind])
+
+        def interrupted(*arguments: Any) -> Any:
+            taken.append(1)
+            if len(taken) == self.last(kind):
+                if cause is DeadlineExceeded:
+                    monitor._deadline = time.monotonic() - 1
+                else:
+                    monitor.stop(cause("told in the middle"))
+            return step(*arguments)
+
+        monkeypatch.setattr(self.INSIDE[kind], interrupted)
+        monkeypatch.setattr("worker.engines.embeddings.IMAGES_PER_STEP", 1)
+        parsed = parse_spec(kind, self.SPECS[kind])
+        images = {ref: Image.new("RGB", (20, 14)) for ref in image_refs(parsed)}
+        with pytest.raises((cause, StoppedWithOutput)) as stop:
+            engines[kind].run(Task(parsed, images), monitor)
+        assert len(taken) == self.last(kind)
+        if isinstance(stop.value, StoppedWithOutput):  # what is done is kept for these, not for the others
+            assert kind == "vqgan_clip"
+            assert cause in (Cancelled, DeadlineExceeded)
+            assert isinstance(stop.value.cause, cause)
+            assert stop.value.output.parameters["iterations_done"] == self.last(kind)
+
+    @staticmethod
+    def last(kind: str) -> int:
+        return 1 if kind == "rank" else 3
 
 
 class TestClip:
