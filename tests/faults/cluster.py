@@ -58,7 +58,8 @@ class Cluster:
         self.redis = RedisServer(folder / "redis")
         self.objects = ObjectServer(folder / "objects")
         times = {"lease_s": LEASE_S, "beat_s": BEAT_S, "reap_period_s": REAP_S, "retry_base_s": 0.2, "retry_cap_s": 2.0}
-        fixed = {"redis_url": self.redis.url, "worker_metrics_port": 0, "log_format": "console", "kinds": "probe"}
+        fixed = {"redis_url": self.redis.url, "worker_metrics_port": 0, "log_format": "console", "kinds": "probe",
+                 "spool_dir": str(folder / "spool")}  # fmt: skip
         self.settings = Settings(**{**times, **fixed, **self.objects.settings(), **settings})
         self.client = connect(self.settings)
         self.store = JobStore(self.client, self.settings)

@@ -63,9 +63,10 @@ class Storm:
         ledger.close()
 
     def rage(self, fault: Callable[[], None], *, faults: int, jobs: int, every_s: tuple[float, float]) -> None:
-        """Callers give at least `jobs`, the fault happens `faults` times, at random intervals; ends when both did."""
+        """Callers give at least `jobs`, the fault happens `faults` times, at random intervals; ends when both did.
+        With no `jobs` there are those of the scenario only."""
         self.observer = Observer(self.cluster.settings, self.cluster.ledger, self.load).start()
-        self.load.start()
+        self.load.start(10**9 if jobs else 0)
         for _ in range(faults):
             time.sleep(self.rng.uniform(*every_s))
             fault()
@@ -84,6 +85,11 @@ class Storm:
         """Until that job has ended."""
         store = self.cluster.store
         eventually(lambda: store.get(TENANT, job_id).is_final, within_s=within_s, what=f"the end of {job_id}")
+
+    def wait_running(self, within_s: float) -> None:
+        """Until some worker runs a job."""
+        stations = self.cluster.stations
+        eventually(lambda: any(self.cluster.running_on(one) for one in stations), within_s=within_s, what="a run")
 
     def verdict(self, within_s: float = SETTLED_S) -> Verdict:
         """After rage()."""

@@ -16,9 +16,11 @@ __all__ = ["NAMES", "Unavailable", "play"]
 
 NAMES = (
     "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "plain_celery",
-    "failpoints", "reaper_kill", "redis_stop", "redis_full", "aof_truncated", "network_cut", "network_loss",
-    "network_one_way", "clock_skew", "poison", "drain", "version_skew", "state_machine",
+    "failpoints", "reaper_kill", "redis_stop", "redis_full", "aof_truncated", "spool_full",
+    "network_cut", "network_loss", "network_one_way", "clock_skew", "poison", "drain", "version_skew", "pictures",
+    "state_machine", "soak",
 )  # fmt: skip
+ISOLATED = ("network_", "spool_")  # run in namespaces of their own: links, mounts
 PROGRAM = """
 import json, sys
 from tests.faults.scenarios import perform
@@ -31,10 +33,10 @@ class Unavailable(Exception):
 
 
 def play(name: str, seed: int, *, short: bool) -> dict[str, Any]:
-    """Run one scenario; its row as it is kept. Network scenarios run in namespaces of their own."""
-    if not name.startswith("network_"):
+    """Run one scenario; its row as it is kept."""
+    if not name.startswith(ISOLATED):
         return perform(name, seed, short=short)
-    inside = ["unshare", "--user", "--map-root-user", "--net"]
+    inside = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
     if not shutil.which("unshare") or not shutil.which("ip") or not Path("/dev/net/tun").exists():
         raise Unavailable("no unshare, no ip, or no /dev/net/tun")
     if subprocess.run([*inside, "ip", "tuntap", "add", "dev", "try0", "mode", "tun"], check=False).returncode:
