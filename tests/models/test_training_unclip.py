@@ -11,11 +11,12 @@ from tests.models.conftest import TINY_UNCLIP
 from tests.models.test_training_data import row
 from worker.checkpoints.loading import open_folder
 from worker.models.clip import Clip
+from worker.models.diffusion import clean_of, mixed_with
 from worker.models.unclip import Unclip
 from worker.models.vqgan import VQGAN
 from worker.training.data import Pictures
 from worker.training.loop import CURVES, Budget
-from worker.training.unclip import UnclipRecipe, UnclipTrainer, train_unclip
+from worker.training.unclip import UnclipRecipe, UnclipTrainer, latent_error, train_unclip
 from worker.training.vectors import Frozen, caption_rows
 
 RECIPE = UnclipRecipe(
@@ -73,3 +74,10 @@ def test_a_run_is_saved_and_goes_on(
     assert all("heldout_prior_cosine" in line and "heldout_decoder_loss" in line for line in lines[1:])
     saved = open_folder("unclip", tmp_path / "out")
     torch.testing.assert_close(saved.decoder.null, model.decoder.null, atol=1e-3, rtol=1e-2)
+
+
+def test_the_decoders_loss_is_the_latents_error() -> None:
+    noise, clean, time = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3), torch.tensor([0.1, 0.4, 0.7, 1.0])
+    said = torch.randn(4, 2, 3, 3)
+    drawn = clean_of(mixed_with(noise, clean, time), said, time)
+    torch.testing.assert_close(latent_error(said, noise, clean, time), 2 * (drawn - clean).square().mean())

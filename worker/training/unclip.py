@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.checkpoints.loading import save_model
-from worker.models.diffusion import DiffusionRow, mixed_with, velocity
+from worker.models.diffusion import DiffusionRow, amplitudes, mixed_with, spread, velocity
 from worker.models.unclip import Unclip, UnclipConfig
 from worker.models.unclip_sampler import check_fit, picture_vectors, prior_sampler
 from worker.training.captions import colour_word, write_captions
@@ -108,7 +108,7 @@ class UnclipTrainer:
         return noise, (order + steps) / count
 
     def decoder_loss(self) -> Tensor:
-        """Mean squared error of the velocity."""
+        """See latent_error."""
         drawn = [bank.views(count, self.generator) for bank, count in self._parts(self.recipe.batch)]
         codes, pictures = (torch.cat(column) for column in zip(*drawn, strict=True))
         clean, vectors = self.unclip.whiten_latent(self.latent(codes)), self.unclip.whiten(pictures)
@@ -117,7 +117,7 @@ class UnclipTrainer:
         silent = self._silent(len(clean), self.recipe.no_picture)
         with mixed(self.device):
             said = self.unclip.decoder(mixed_with(noise, clean, time), time, vectors + self.recipe.near * blur, silent)
-        return F.mse_loss(said.float(), velocity(noise, clean, time))
+        return latent_error(said.float(), noise, clean, time)
 
     def prior_loss(self) -> Tensor:
         """Mean squared error of the whitened picture vector."""
@@ -158,6 +158,16 @@ class UnclipTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def latent_error(said: Tensor, noise: Tensor, clean: Tensor, time: Tensor) -> Tensor:
+    """Mean squared error of the latent that the velocities `said` (B, C, h, w) stand for, twice that.
+
+    The velocity's own error would spend the network on learning the codebook by heart: near time 0 it is all about the
+    last bit of noise, which rounding to codes takes away for nothing. `sigma` of its error is the latent's.
+    """
+    _, sigma = amplitudes(time)
+    return 2.0 * ((said - velocity(noise, clean, time)) * spread(sigma, said)).square().mean()
+
+
 def set_spreads(unclip: Unclip, latents: Tensor, vectors: Tensor) -> None:
     """Note mean and spread of training latents (N, C, h, w) and picture vectors (N, D), as float16 files hold them."""
     unclip.latent_mean.copy_(latents.mean((0, 2, 3)).half())
@@ -188,7 +198,7 @@ class HeldOut:
         silent = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         with mixed(clean.device):
             said = unclip.decoder(mixed_with(noise, clean, time), time, vectors, silent)
-        loss = F.mse_loss(said.float(), velocity(noise, clean, time))
+        loss = latent_error(said.float(), noise, clean, time)
         steps, scale = unclip.config.prior_steps, unclip.config.prior_guidance
         sampler = prior_sampler(unclip, self.texts, [DiffusionRow(0, i, steps, scale) for i in range(len(clean))])
         while not sampler.step():
