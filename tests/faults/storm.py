@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.faults.cluster import TENANT, Cluster, Station
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load
 from tests.faults.observer import Observer
-from tests.faults.verdict import Verdict, judge
+from tests.faults.verdict import Ends, Verdict, judge
 from tests.support.polling import eventually
 
 __all__ = ["Run", "Storm"]
@@ -91,10 +93,15 @@ class Storm:
         stations = self.cluster.stations
         eventually(lambda: any(self.cluster.running_on(one) for one in stations), within_s=within_s, what="a run")
 
-    def verdict(self, within_s: float = SETTLED_S) -> Verdict:
+    def http(self) -> httpx.Client:
+        """A caller of the tenant's."""
+        headers = {"Authorization": f"Bearer {self.cluster.key}"}
+        return httpx.Client(base_url=self.cluster.api.url, headers=headers, timeout=30)
+
+    def verdict(self, within_s: float = SETTLED_S, known: Ends | None = None) -> Verdict:
         """After rage()."""
-        cluster = self.cluster
-        return judge(cluster.ledger, cluster.api.url, cluster.key, self.observer, within_s=within_s)
+        with self.http() as http:
+            return judge(self.cluster.ledger, http, self.observer, within_s=within_s, known=known)
 
     def fenced(self) -> int:
         """Writes of late workers that the store refused, of any sort."""

@@ -15,10 +15,12 @@ from tests.faults import history
 from tests.faults.ledger import Entry, Ledger
 from tests.faults.observer import Observer
 
-__all__ = ["Verdict", "judge", "quantile"]
+__all__ = ["Ends", "Verdict", "judge", "quantile", "read_jobs"]
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 READERS = 4
+
+Ends = dict[str, tuple[str, str]]  # job id -> (state or `lost`, error code or why)
 
 
 @dataclass
@@ -43,21 +45,26 @@ class Verdict:
         return not (self.lost or self.double_commits or self.strangers)
 
 
-def judge(ledger: Ledger, url: str, key: str, observer: Observer, *, within_s: float) -> Verdict:
-    """Wait until every accepted job has ended, or for `within_s`; then look at all of it."""
+def judge(
+    ledger: Ledger, http: httpx.Client, observer: Observer, *, within_s: float, known: Ends | None = None
+) -> Verdict:
+    """Wait until every accepted job has ended, or for `within_s`; then look at all of it but what is `known`."""
     expected = {entry.id: entry for entry in ledger.read("accepted")}
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
-        end = time.monotonic() + within_s
-        with ThreadPoolExecutor(READERS) as threads:
-            found = dict(threads.map(lambda entry: (entry.id, _read(http, entry, end)), expected.values()))
-        listed = _listed(http)
+    found = dict(known or {})
+    found |= read_jobs(http, [entry for job_id, entry in expected.items() if job_id not in found], within_s)
+    listed = _listed(http)
     observer.finish()
     return _verdict(ledger.read(), expected, found, listed)
 
 
-def _verdict(
-    entries: list[Entry], expected: dict[str, Entry], found: dict[str, tuple[str, str]], listed: set[str]
-) -> Verdict:
+def read_jobs(http: httpx.Client, accepted: list[Entry], within_s: float) -> Ends:
+    """How each of these ended, its artifacts checked."""
+    end = time.monotonic() + within_s
+    with ThreadPoolExecutor(READERS) as threads:
+        return dict(threads.map(lambda entry: (entry.id, _read(http, entry, end)), accepted))
+
+
+def _verdict(entries: list[Entry], expected: dict[str, Entry], found: Ends, listed: set[str]) -> Verdict:
     jobs = history.histories(entries)
     repeated, repeated_s = history.repeated_runs(entries)
     answers: dict[str, int] = {}
