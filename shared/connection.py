@@ -42,6 +42,8 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except (redis.RedisError, OSError) as error:
+            if isinstance(error, redis.ResponseError) and "OOM" in str(error):
+                raise StoreUnavailable("the job store is full") from error
             raise StoreUnavailable(f"the job store does not answer: {type(error).__name__}") from error
 
     return call

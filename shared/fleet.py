@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -64,11 +63,7 @@ class FleetStore:
     @guarded
     def announce(self, worker: WorkerInfo) -> None:
         """Tell that a worker lives; it is forgotten after a lease without another call."""
-        pipe = self.redis.pipeline()
-        pipe.set(keys.worker(worker.name), json.dumps(asdict(worker)), px=self._lease_ms)
-        pipe.zadd("dq:workers", {worker.name: time.time()})
-        pipe.sadd("dq:pools", worker.pool)
-        pipe.execute()
+        self._run("announce", worker.name, worker.pool, json.dumps(asdict(worker)), self._lease_ms)
 
     @guarded
     def depart(self, worker_name: str) -> None:
