@@ -20,7 +20,7 @@ class Report:
     """Collects the measures of one run."""
 
     def __init__(self) -> None:
-        self.values: dict[str, float] = {}
+        self.values: dict[str, float | None] = {}  # None: could not be taken
         self.all_hold = True
         PATH.parent.mkdir(exist_ok=True)
 
@@ -36,23 +36,31 @@ class Report:
     ) -> None:
         """Record one measure. Without a bound it is a comparison and always holds."""
         bound = at_least if at_least is not None else at_most
-        sign = ">=" if at_least is not None else "<="
         holds = bound is None or (operator.ge if at_least is not None else operator.le)(value, bound)
-        self.values[name] = round(value, 4)
-        self.all_hold &= holds
-        target = f"{sign} {bound:g}" if bound is not None else ""
+        target = _target(at_least, at_most)
         print(f"{name:34} {value:12.3f} {unit:10} {target:10} {'ok' if holds else 'MISSED'}  {peer}", flush=True)
-        line = {
-            "name": name,
-            "value": round(value, 6),
-            "unit": unit,
-            "target": target,
-            "holds": holds,
-            "peer": peer,
-            "context": context(),
-        }
+        self.values[name] = round(value, 4)
+        self._keep(name, round(value, 6), unit, target, holds, peer=peer)
+
+    def miss(
+        self, name: str, unit: str, reason: str, *, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
+        """Record that a measure could not be taken: its value is null and it does not hold."""
+        target = _target(at_least, at_most)
+        print(f"{name:34} {'-':>12} {unit:10} {target:10} NOT MEASURED: {reason}", flush=True)
+        self.values[name] = None
+        self._keep(name, None, unit, target, False, peer="", reason=reason)
+
+    def _keep(self, name: str, value: float | None, unit: str, target: str, holds: bool, **more: str) -> None:
+        self.all_hold &= holds
+        line = {"name": name, "value": value, "unit": unit, "target": target, "holds": holds} | more
         with PATH.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | {"context": context()}) + "\n")
+
+
+def _target(at_least: float | None, at_most: float | None) -> str:
+    bound, sign = (at_least, ">=") if at_least is not None else (at_most, "<=")
+    return f"{sign} {bound:g}" if bound is not None else ""
 
 
 @functools.cache

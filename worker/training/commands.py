@@ -1,4 +1,4 @@
-"""The command group `train`: one command per stage, in the order data, clip, vqgan, dalle, unclip, eval, export."""
+"""The command group `train`: one command per stage: data, clip, vqgan, dalle, unclip, eval, card, export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stages(click.Group):
 
 @click.group(cls=Stages)
 def train() -> None:
-    """Make the embedded models again: data, clip, vqgan, dalle, unclip, eval, export."""
+    """Make the embedded models again: data, clip, vqgan, dalle, unclip, eval, card, export."""
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,21 +211,47 @@ def unclip(data: Path, out: Path, minutes: float | None, steps: int | None, devi
 @click.option("--models", "folder", type=click.Path(path_type=Path), help="folder of clip, vqgan, dalle, judge;"
               " default: the embedded models")  # fmt: skip
 @click.option("--device", default=None)
-@click.option("--names", default=0, help="how many names for the generated pictures: 0 none, 200 the full measure")
-@click.option("--sheets", type=click.Path(path_type=Path), help="save contact sheets here")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="also append the figures to this file")
-def eval(
-    data: Path, folder: Path | None, device: str | None, names: int, sheets: Path | None, path: Path | None
-) -> None:
-    """Measure: CLIP and VQGAN on the held-out design; with --names, generated pictures before the judge."""
-    from worker.training.report import report
+@click.option("--names", default=200, show_default=True, help="names of common things that are drawn and judged: fewer"
+              " are faster, 0 draws none")  # fmt: skip
+@click.option("--json", "path", type=click.Path(path_type=Path), help="also write figures, seeds and machine here")
+def eval(data: Path, folder: Path | None, device: str | None, names: int, path: Path | None) -> None:
+    """Measure everything: CLIP and VQGAN on the held-out design, generated pictures before the judge."""
+    from worker.training.report import open_models, report, table, write_document
 
-    figures = report(data, folder, pick_device(device), names, sheets)
-    for name, value in figures.items():
-        click.echo(f"{name:32} {value:8.2f}")
+    document = report(data, open_models(folder, pick_device(device)), names, lambda text: click.echo(text, err=True))
+    for line in table(document):
+        click.echo(line)
     if path:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
+        write_document(path, document)
+
+
+@train.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--models", "folder", type=click.Path(path_type=Path), help="default: the embedded models")
+@click.option("--device", default=None)
+@click.option("--runs", multiple=True, type=click.Path(path_type=Path), help="output folder of a stage: its curves")
+@click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench.jsonl"), show_default=True,
+              help="where the seconds per job are from")  # fmt: skip
+@click.option("--share", default=1.0, show_default=True, help="of the fixed prompts; below 1 to try it out")
+@click.option("--only", multiple=True, help="draw the sheets of this kind of job only: dalle, unclip, vqgan_clip")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True,
+              help="folder of MODEL_CARD.md and figures.json; the pictures go into its folder pictures")  # fmt: skip
+def card(data: Path, folder: Path | None, device: str | None, runs: tuple[Path, ...], bench: Path, share: float,
+         only: tuple[str, ...], out: Path) -> None:  # fmt: skip
+    """Draw the model card's pictures and write its table from figures.json (train eval --json)."""
+    from worker.training import card as cards
+    from worker.training.report import open_models, write_document
+
+    document = cards.read_document(out / "figures.json")
+    opened = open_models(folder, pick_device(device))
+    cards.check_weights(document, opened)
+    document["figures"] |= cards.timings(bench)
+    if runs:
+        cards.draw_run_curves(runs, out / "pictures")
+    near = cards.draw_card(opened, data, out / "pictures", share, click.echo, only)
+    document["nearest"] = document.get("nearest", {}) | near
+    write_document(out / "figures.json", document)
+    cards.write_card(out / "MODEL_CARD.md", document)
 
 
 @train.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,41 @@ from worker.models.vqgan import VQGAN, psnr
 from worker.training.data import Pictures
 
 TEMPLATES = ("{}", "a picture of a {}", "{} emoji")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a figure is held against."""
+
+    unit: str
+    of: tuple[str, ...]  # the models without which it cannot be measured
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def target(self) -> str:
+        """The bound as people write it."""
+        bound, sign = (self.at_least, ">=") if self.at_least is not None else (self.at_most, "<=")
+        return f"{sign} {bound:g} {self.unit}"
+
+    def is_met(self, value: float) -> bool:
+        """True if the value keeps the bound."""
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+
+
+FIGURES: Mapping[str, Figure] = {
+    "clip_heldout_top1": Figure("%", ("clip",), at_least=40),
+    "clip_heldout_top5": Figure("%", ("clip",), at_least=65),
+    "clip_heldout_recall_at_10": Figure("%", ("clip",), at_least=65),
+    "vqgan_heldout_psnr_db": Figure("dB", ("vqgan",), at_least=22),
+    "vqgan_codebook_usage": Figure("%", ("vqgan",), at_least=90),
+    "dalle_judged_top5": Figure("%", ("dalle", "judge"), at_least=70),
+    "unclip_judged_top5": Figure("%", ("unclip", "judge"), at_least=70),
+    "vqgan_clip_judged_top5": Figure("%", ("vqgan", "judge"), at_least=50),
+    "dalle_16_keep_4_s": Figure("s", ("dalle",), at_most=4),
+    "unclip_4_s": Figure("s", ("unclip",), at_most=15),
+    "vqgan_clip_200_s": Figure("s", ("vqgan",), at_most=40),
+}  # seconds are measured through the whole system: tests/benchmarks/models.py
 CHUNK = 256  # pictures per forward pass
 
 

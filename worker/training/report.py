@@ -1,69 +1,128 @@
-"""What `train eval` prints: every figure, and contact sheets if asked for."""
+"""What `train eval` finds, and the document it writes: figures with all that is needed to take them again."""
 
 from __future__ import annotations
 
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from worker.checkpoints.loading import load_model, open_folder
-from worker.checkpoints.registry import ModelRegistry
+from worker.checkpoints.loading import CLIP_WEIGHTS, WEIGHTS, load_model, open_folder
+from worker.checkpoints.registry import ModelRegistry, digest
 from worker.models.clip import Clip
-from worker.models.text import CaptionTokenizer
-from worker.models.vqgan_clip import Recipe
-from worker.training.data import Pictures
-from worker.training.eval import measure_dalle, measure_models, measure_vqgan_clip
-from worker.training.generate import Models, Sampling, common_names, sheet
-
-SHEET_PROMPTS = (
-    "a red apple", "a slice of pizza", "a cat face", "a rocket", "a yellow sun", "a blue heart", "a tree", "a pumpkin",
-    "a banana", "a house", "a car", "a fish", "a snowman", "a crown", "a guitar", "a rose", "an elephant",
-    "a strawberry",
-    "a blue car", "a green bird", "a purple flower", "a red house", "a key", "a soccer ball",
-)  # fmt: skip
+from worker.training import eval as measures
+from worker.training.data import HELD_OUT, TRAIN, Pictures
+from worker.training.eval import Findings, Say, draw_all, measure_drawings, measure_models, names_for
+from worker.training.export import FAMILIES
+from worker.training.generate import Models
+from worker.training.measure import FIGURES
 
 
-def open_models(folder: Path | None, device: torch.device) -> tuple[Models, Clip | None]:
-    """The embedded models (folder None) or freshly trained ones, and the judge if it is there."""
-    found: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Models by name (clip, vqgan, dalle, ...) and the sha256 of their weights."""
+
+    found: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+    @property
+    def models(self) -> Models:
+        """What draws."""
+        clip: Clip = self.found["clip"]
+        return Models(clip, self.found["vqgan"], self.found.get("dalle"), clip.tokenizer, self.found.get("unclip"))
+
+    @property
+    def judge(self) -> Clip | None:
+        """What only judges."""
+        return self.found.get("judge")
+
+
+def open_models(folder: Path | None, device: torch.device) -> Opened:
+    """The embedded models (folder None) or freshly trained ones."""
+    found, digests = dict[str, Any](), dict[str, str]()
     if folder is None:
-        registry = ModelRegistry.load()
-        for entry in registry.entries.values():
-            found[entry.id.removeprefix("emoji-")] = load_model(entry, device)
-        tokenizer = found["clip"].tokenizer
-    else:
-        path = folder / "tokenizer.json"
-        tokenizer = CaptionTokenizer.load(path)
-        for name, family in (("clip", "clip"), ("vqgan", "vqgan"), ("dalle", "dalle"), ("judge", "clip")):
-            if (folder / name).is_dir():
-                found[name] = open_folder(family, folder / name, path, device)
-    return Models(found["clip"], found["vqgan"], found.get("dalle"), tokenizer), found.get("judge")
+        for entry in ModelRegistry.load().entries.values():
+            name = entry.id.removeprefix("emoji-")
+            found[name], digests[name] = load_model(entry, device), entry.sha256[entry.weights]
+        return Opened(found, digests)
+    path = folder / "tokenizer.json"
+    for name, family in FAMILIES.items():
+        if (folder / name).is_dir():
+            found[name] = open_folder(family, folder / name, path, device)
+            digests[name] = digest(folder / name / (CLIP_WEIGHTS if family == "clip" else WEIGHTS))
+    return Opened(found, digests)
 
 
-def report(data: Path, folder: Path | None, device: torch.device, names: int, sheets: Path | None) -> dict[str, float]:
-    """All figures that the models at hand allow."""
-    models, judge = open_models(folder, device)
-    held_out = Pictures.held_out(data)
-    figures = measure_models(models, held_out, judge)
+def report(data: Path, opened: Opened, names: int, say: Say) -> dict[str, Any]:
+    """All figures that the models at hand allow, as `train eval --json` writes them."""
+    started_at = time.monotonic()
+    models, judge, held_out = opened.models, opened.judge, Pictures.held_out(data)
+    findings = Findings(measure_models(models, held_out, judge))
+    able = [one for one in measures.GENERATORS if opened.found.get(one.model) is not None]
     if not names or judge is None:
-        return figures
-    training = Pictures.training(data)
-    wanted = common_names(training, names)
-    if models.dalle is not None:
-        settings = Sampling(guidance=models.dalle.config.guidance)
-        found, best = measure_dalle(models, judge, held_out, wanted, settings)
-        figures |= found
-        _save(sheets, "dalle.png", best[:24, :8], wanted[:24])
-    fewer = common_names(training, max(1, names // 4))
-    dtype = torch.bfloat16 if device.type == "cpu" else None
-    found, images = measure_vqgan_clip(models, judge, held_out, fewer, Recipe(), autocast=dtype)
-    figures |= found
-    _save(sheets, "vqgan_clip.png", images[:24, None], fewer[:24])
-    return figures
+        able = []
+    if able and judge is not None:
+        training = Pictures.training(data)
+        drawings = draw_all(models, able, [names_for(training, names, one) for one in able], say)
+        findings.figures |= measure_drawings(drawings, models, judge, held_out)
+    findings.explain(opened.found, names)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "minutes": round((time.monotonic() - started_at) / 60, 1),
+        "machine": machine(models.clip.mean.device),
+        "seed": measures.SEED,
+        "settings": {
+            "names": names,
+            "names_by_kind": {one.kind: max(1, names // one.fraction) for one in able},
+            "best_of": measures.CHOSEN_FROM,
+            "dalle": {"temperature": measures.TEMPERATURE, "top_k": measures.TOP_K},
+            "vqgan_clip": {"iterations": measures.ITERATIONS},
+        },
+        "data": {name: digest(data / name) for name in (TRAIN, HELD_OUT)},
+        "weights": dict(opened.digests),
+        "figures": {name: round(value, 3) for name, value in findings.figures.items()},
+        "not_measured": findings.missing,
+    }
 
 
-def _save(folder: Path | None, name: str, images: Tensor, labels: list[str]) -> None:
-    if folder is not None:
-        sheet(images, labels, folder / name, scale=2)
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where a figure was taken."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else next(models, platform.machine())
+    return {
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def table(document: Mapping[str, Any]) -> list[str]:
+    """The document's figures for a terminal: those of the table first, each with its target, then the others."""
+    figures, missing = document["figures"], document["not_measured"]
+    out = []
+    for name, figure in FIGURES.items():
+        if name in figures:
+            met = "ok" if figure.is_met(figures[name]) else "MISSED"
+            out.append(f"{name:28} {figures[name]:9.2f} {figure.unit:3} {figure.target:10} {met}")
+        elif name in missing:
+            out.append(f"{name:28} {'-':>9} {figure.unit:3} {figure.target:10} NOT MEASURED: {missing[name]}")
+    return out + [f"{name:28} {value:9.2f}" for name, value in figures.items() if name not in FIGURES]
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """As JSON that diffs well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
