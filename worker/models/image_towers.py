@@ -20,6 +20,12 @@ TOWERS: dict[str, dict[str, Any]] = {
         "stem_width": 16,
         "pooled": True,
     },
+    "dreamqueue_resnet10ps": {
+        "layers": (1, 1, 1, 1),
+        "channels": (40, 80, 160, 256),
+        "stem_width": 16,
+        "pooled": True,
+    },
     "dreamqueue_resnet_tiny": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8},
 }
 

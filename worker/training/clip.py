@@ -53,7 +53,7 @@ class ClipRecipe:
 
 
 JUDGE = ClipRecipe(
-    tower="dreamqueue_resnet10s",
+    tower="dreamqueue_resnet10ps",
     embed_dim=96,
     text_width=96,
     text_layers=2,
