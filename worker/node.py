@@ -70,7 +70,9 @@ class WorkerNode:
         snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
         self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
-        self._watchdog = Watchdog(self._runs, turns, self._store, settings.step_timeout_s, self._die)
+        self._watchdog = Watchdog(
+            self._runs, turns, self._store, settings.step_timeout_s, shut=self._shut, end=self._die
+        )
         self._recycling = Recycling(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
         self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
@@ -142,8 +144,7 @@ class WorkerNode:
     def drain(self, grace_s: float) -> None:
         """Take no more jobs, let the running ones end within the grace, then give them back. Ends the process where
         an engine hangs: its jobs are given back from here, and whatever it still writes is refused."""
-        self.is_draining = True
-        self._runs.shut()
+        self._shut()
         log.info("draining", running=len(self._runs), grace_s=grace_s)
         self._heartbeat.thread.once()
         if self._runs.wait_until_empty(grace_s):
@@ -159,9 +160,13 @@ class WorkerNode:
                 log.exception("job could not be given back; its lease will")
         self._die(0)
 
+    def _shut(self) -> None:
+        """Claim nothing more."""
+        self.is_draining = True
+        self._runs.shut()
+
     def _die(self, code: int) -> None:
         """Without the engines' consent."""
-        self.is_draining = True
         self._depart()
         os._exit(code)
 

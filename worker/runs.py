@@ -74,6 +74,11 @@ class Runs:
             self._is_shut = True
             self._lock.notify_all()
 
+    def wait_until_claimed(self, timeout_s: float) -> bool:
+        """Whether no claim is under way; after shut() none follows that is not refused."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._claiming, timeout_s)
+
     # --- what runs -----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:

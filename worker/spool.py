@@ -52,6 +52,7 @@ class Spool:
         self._store = store
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Rendered] = OrderedDict()
+        self._written: set[str] = set()  # on disk, by this process
         self._unplaced: set[str] = set()  # held, their runs under way, and no place on disk
         self.thread = Periodic("spool", SWEEP_EVERY_S, self.sweep)
 
@@ -66,6 +67,7 @@ class Spool:
         if self._folder is not None:
             try:
                 self._write(self._folder, ref, rendered)
+                self._written.add(ref)
                 return
             except OSError as error:
                 log.error("no place in the spool; nothing is claimed until this output is stored", error=str(error))
@@ -77,6 +79,8 @@ class Spool:
 
     def get(self, claim: Claim) -> Rendered | None:
         """What an earlier attempt of this job made on this host, if it is there and whole."""
+        if claim.attempt == 1:
+            return None
         ref = _ref(claim)
         with self._lock:
             rendered = self._held.get(ref)
@@ -98,7 +102,8 @@ class Spool:
             while sum(item.bytes for item in self._held.values()) > MEMORY_BYTES:
                 dropped, _ = self._held.popitem(last=False)
                 log.warning("an output that could not be stored is dropped", ref=dropped)
-        if has_ended and self._folder is not None:
+        if has_ended and self._folder is not None and (claim.attempt > 1 or ref in self._written):
+            self._written.discard(ref)
             with suppress(OSError):  # never written, or the sweep's business
                 _path(self._folder, ref).unlink()
 

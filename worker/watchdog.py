@@ -28,18 +28,28 @@ log = get_logger(__name__)
 EXIT_CODE = 70  # EX_SOFTWARE
 FIRST_STEP_FACTOR = 5  # until a kind has taken a step here: kernels are compiled and tuned with the first one
 LOOKS = 4  # per timeout
+CLAIM_S = 3.0  # for claims under way, so that what they bring is given back too
 
 
 class Watchdog:
-    """One thread, and a hook that learns which kinds are warm. `end` tells the world and never returns."""
+    """One thread, and a hook that learns which kinds are warm. `end` tells the world and never returns; from `shut` on
+    nothing is claimed."""
 
     def __init__(
-        self, runs: Runs, turns: Turns, store: JobStore, step_timeout_s: float, end: Callable[[int], None]
+        self,
+        runs: Runs,
+        turns: Turns,
+        store: JobStore,
+        step_timeout_s: float,
+        *,
+        shut: Callable[[], None],
+        end: Callable[[int], None],
     ) -> None:
         self._runs = runs
         self._turns = turns
         self._store = store
         self._timeout_s = step_timeout_s
+        self._shut = shut
         self._end = end
         self._warm: set[str] = set()
         self._looked_at = self._awake_since = time.monotonic()
@@ -73,7 +83,7 @@ class Watchdog:
         self._warm.update(monitor.claim.kind for monitor in running if monitor.latest)
         hung = [monitor for monitor in running if self._hangs(monitor, now)]
         if hung:
-            self._bury(hung, [monitor for monitor in running if monitor not in hung])
+            self._bury(hung)
 
     def _hangs(self, monitor: JobMonitor, now: float) -> bool:
         if not monitor.is_in_engine or self._turns.is_waiting(monitor.thread):
@@ -82,8 +92,11 @@ class Watchdog:
         factor = 1 if monitor.claim.kind in self._warm else FIRST_STEP_FACTOR
         return now - moved_at > factor * self._timeout_s
 
-    def _bury(self, hung: list[JobMonitor], siblings: list[JobMonitor]) -> None:
+    def _bury(self, hung: list[JobMonitor]) -> None:
         """Siblings go back, the hung are given up for lost, the process ends."""
+        self._shut()
+        self._runs.wait_until_claimed(CLAIM_S)
+        siblings = [monitor for monitor in self._runs.all() if monitor not in hung]
         log.critical("engine hangs; this process ends", jobs=[monitor.claim.id for monitor in hung],
                      kinds=[monitor.claim.kind for monitor in hung], given_back=len(siblings))  # fmt: skip
         faulthandler.dump_traceback(sys.stderr, all_threads=True)

@@ -28,7 +28,7 @@ from shared import keys
 from shared.audit import Audit
 from shared.connection import connect
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
-from shared.jobs import FINAL, Claim, JobRecord, JobState, NewJob
+from shared.jobs import FINAL, Claim, JobRecord, JobState, NewJob, SavedRun
 from shared.settings import Settings
 from shared.store import JobStore
 from tests.support.queue_model import AGES_AGO, ModelJob, ModelPool
@@ -207,6 +207,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             expected.attempt += 1
             expected.outcomes.append(None)
             assert (claim.attempt, claim.alone) == (expected.attempt, expected.alone)
+            assert claim.snapshot == expected.saved
             self.claims_made.append(claim)
             return claim
 
@@ -262,6 +263,21 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             assert store.progress(claim, {"fraction": 0.5}) == (job.told if job else "lost")
             self.fenced += job is None
 
+        @rule(claim=claims, step=st.integers(1, 9))
+        def save(self, claim: Claim, step: int) -> None:
+            job, saved = self.owned(claim), SavedRun(f"k{step}", step, 10, "0" * 64)
+            assert store.note_snapshot(claim, saved) == ("ok" if job else "lost")
+            if job:
+                job.saved = saved
+            else:
+                self.fenced += 1
+
+        @rule(claim=claims)
+        def abandon_late(self, claim: Claim) -> None:
+            if not self.owned(claim):
+                assert store.abandon(claim) == "lost"
+                self.fenced += 1
+
         def refused(self, claim: Claim, write: Any) -> bool:
             if self.owned(claim):
                 return False
@@ -316,12 +332,24 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         @rule(
             data=st.data(),
             act=st.sampled_from(
-                ["commit", "fail", "fail, due", "release", "pause, release", "pause, fail", "cancel", "cancel, commit"]
+                [
+                    "commit",
+                    "fail",
+                    "fail, due",
+                    "release",
+                    "save, release",
+                    "pause, release",
+                    "pause, fail",
+                    "cancel",
+                    "cancel, commit",
+                ]
             ),
         )
         def owner_acts(self, data: st.DataObject, act: str) -> None:
             """The rules above mostly draw stale claims; this one draws a job's owner."""
             claim = data.draw(st.sampled_from(self.live_claims()))
+            if act.startswith("save"):
+                self.save(claim, 3)
             if act.startswith("pause"):
                 self.pause(claim.id)
             if act == "commit":
@@ -344,7 +372,11 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         def lose_lease(self, data: st.DataObject) -> None:
             running = [job for job in self.jobs.values() if job.state == JobState.RUNNING]
             job = data.draw(st.sampled_from(running))
-            store.redis.zadd("dq:leases", {keys.ref(job.tenant, job.id): 1})
+            owner = next(claim for claim in self.live_claims() if claim.id == job.id)
+            if data.draw(st.booleans(), label="knows that it dies"):
+                assert store.abandon(owner) == "ok"
+            else:
+                store.redis.zadd("dq:leases", {keys.ref(job.tenant, job.id): 1})
             store.reap()
             job.losses += 1
             ends = JobState.FAILED if job.late or job.alone else JobState.QUEUED

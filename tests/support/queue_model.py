@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.jobs import PRIORITIES, TRANSITIONS, JobState
+from shared.jobs import PRIORITIES, TRANSITIONS, JobState, SavedRun
 
 __all__ = ["AGES_AGO", "ModelJob", "ModelPool"]
 
@@ -36,6 +36,7 @@ class ModelJob:
     suspect_since: int = 0
     late: bool = False  # its deadline has passed
     result: dict[str, int] | None = None
+    saved: SavedRun | None = None  # the last snapshot
     outcomes: list[str | None] = field(default_factory=list)
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.errors import NotFound
+from shared.jobs import Claim
 from tests.unit.test_worker_monitor import claim
 from worker.artifacts import Artifact, Rendered
 from worker.spool import Spool
@@ -27,6 +29,11 @@ class Records:
         return Record()
 
 
+def again(job_id: str = "j") -> Claim:
+    """The job's second attempt."""
+    return replace(claim(job_id=job_id), attempt=2)
+
+
 def spool(folder: Path | str, max_bytes: int = 10**6) -> Spool:
     return Spool(str(folder), max_bytes, Records())  # type: ignore[arg-type]
 
@@ -38,17 +45,23 @@ def output(size: int = 10) -> Rendered:
 
 def test_another_process_of_the_host_finds_it_whole(tmp_path: Path) -> None:
     spool(tmp_path).put(claim(), output())
-    assert spool(tmp_path).get(claim()) == output()
-    assert spool(tmp_path).get(claim(job_id="other")) is None
+    assert spool(tmp_path).get(again()) == output()
+    assert spool(tmp_path).get(again(job_id="other")) is None
 
 
 def test_it_is_kept_until_the_job_has_ended(tmp_path: Path) -> None:
     one = spool(tmp_path)
     one.put(claim(), output())
     one.settled(claim(), has_ended=False)
-    assert one.get(claim()) == output()
+    assert one.get(again()) == output()
     one.settled(claim(), has_ended=True)
-    assert one.get(claim()) is None
+    assert one.get(again()) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_ends_the_job_cleans_up_after_the_other(tmp_path: Path) -> None:
+    spool(tmp_path).put(claim(), output())
+    spool(tmp_path).settled(again(), has_ended=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,7 +72,7 @@ def test_what_is_damaged_is_not_used(tmp_path: Path, damage: str) -> None:
     content = path.read_bytes()
     damaged = {"cut": content[:-1], "flipped": content[:-3] + b"x" + content[-2:], "empty": b"", "half": content[:40]}
     path.write_bytes(damaged[damage])
-    assert spool(tmp_path).get(claim()) is None
+    assert spool(tmp_path).get(again()) is None
 
 
 class TestWithoutPlace:
@@ -76,30 +89,30 @@ class TestWithoutPlace:
         assert not full.is_full
         full.put(claim(), output())
         assert full.is_full
-        assert full.get(claim()) == output()
+        assert full.get(again()) == output()
         full.settled(claim(), has_ended=True)
         assert not full.is_full
-        assert full.get(claim()) is None
+        assert full.get(again()) is None
 
     def test_a_run_that_gave_up_does_not_block_for_ever(self, full: Spool) -> None:
         full.put(claim(), output())
         full.settled(claim(), has_ended=False)
         assert not full.is_full
-        assert full.get(claim()) == output()  # for the job's next attempt here
+        assert full.get(again()) == output()  # for the job's next attempt here
 
     def test_the_oldest_of_those_goes_first(self, full: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.spool.MEMORY_BYTES", 2 * output().bytes)
         for job_id in ("a", "b", "c"):
             full.put(claim(job_id=job_id), output())
             full.settled(claim(job_id=job_id), has_ended=False)
-        assert [full.get(claim(job_id=job_id)) is not None for job_id in ("a", "b", "c")] == [False, True, True]
+        assert [full.get(again(job_id=job_id)) is not None for job_id in ("a", "b", "c")] == [False, True, True]
 
 
 def test_without_a_folder_memory_is_the_place(tmp_path: Path) -> None:
     memory = spool("")
     memory.put(claim(), output())
     assert not memory.is_full
-    assert memory.get(claim()) == output()
+    assert memory.get(again()) == output()
 
 
 def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,5 +134,5 @@ def test_outputs_of_jobs_that_ended_elsewhere_are_swept_out(tmp_path: Path) -> N
         one.put(claim(job_id=job_id), output())
     (tmp_path / "x.1.half").touch()
     one.sweep()
-    assert [one.get(claim(job_id=job_id)) is not None for job_id in (ENDED, GOING, GONE)] == [False, True, False]
+    assert [one.get(again(job_id=job_id)) is not None for job_id in (ENDED, GOING, GONE)] == [False, True, False]
     assert (tmp_path / "x.1.half").exists()  # it may still be written

@@ -39,8 +39,15 @@ class Kennel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
         self.runs, self.turns, self.store = Runs(), Turns(), Ledger()
+        self.late: list[str] = []
         monkeypatch.setattr("worker.watchdog.time.monotonic", lambda: self.now)
-        self.dog = Watchdog(self.runs, self.turns, self.store, 10.0, self.end)  # type: ignore[arg-type]
+        self.dog = Watchdog(self.runs, self.turns, self.store, 10.0, shut=self.shut, end=self.end)  # type: ignore[arg-type]
+
+    def shut(self) -> None:
+        """A claim that was under way brings one more job."""
+        self.runs.shut()
+        for job_id in self.late:
+            self.run(job_id, 9)
 
     def end(self, code: int) -> None:
         raise Ending(code)
@@ -70,9 +77,12 @@ def test_the_silent_one_is_lost_and_its_siblings_go_back(kennel: Kennel, capfd: 
     kennel.turns._waiting.add(waiting.thread)
     kennel.passes(9)
     busy.check()
+    kennel.late = ["late"]
     with pytest.raises(Ending, match=str(EXIT_CODE)):
         kennel.passes(3)
-    assert set(kennel.store.told) == {("released", "waiting"), ("released", "busy"), ("abandoned", "hung")}
+    assert set(kennel.store.told) == {
+        ("released", "waiting"), ("released", "busy"), ("released", "late"), ("abandoned", "hung"),
+    }  # fmt: skip
     assert kennel.store.told[-1] == ("abandoned", "hung")
     assert len(kennel.runs) == 0  # no beat renews what was given up
     assert "test_worker_watchdog.py" in capfd.readouterr().err  # the stacks
