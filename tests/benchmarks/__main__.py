@@ -15,7 +15,9 @@ from tests.benchmarks.report import Report
 
 SUITES = {
     "queue": "tests.benchmarks.queue_overhead",
+    "memory": "tests.benchmarks.queue_memory",
     "models": "tests.benchmarks.models",
+    "training": "tests.benchmarks.training",
 }
 
 

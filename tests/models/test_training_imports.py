@@ -7,16 +7,19 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from worker.training.captions import write_captions
 from worker.training.commands import train
-from worker.training.data import HELD_OUT, TRAIN, Pictures, read_manifest
+from worker.training.dalle import recoloured
+from worker.training.data import HELD_OUT, TRAIN, Pictures, Row, read_manifest
 from worker.training.errors import DataError, HeldOutLeak, TrainingError
 from worker.training.imports import Imported, ImportPlan, Origin, decode, import_set, is_set_aside
 
@@ -235,6 +238,18 @@ def test_models_train_on_an_imported_set(tmp_path: Path) -> None:
     for name in ("clip", "vqgan", "dalle"):
         last = json.loads((out / name / "curves.jsonl").read_text().splitlines()[-1])
         assert any("heldout" in key and np.isfinite(value) for key, value in last.items())
+
+
+def test_a_set_without_one_coloured_pictures_has_none_to_recolour() -> None:
+    noise = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    red = torch.zeros(1, 3, 64, 64)
+    red[:, 0] = 1.0
+    rows = [Row("a", "mine", str(i), "thing", (), (), -1, "p", "1", "MIT", "0") for i in range(4)]
+    assert recoloured(noise, rows[:3], 2, 0)[1] == []
+    turned, captions = recoloured(torch.cat([noise, red]), rows, 2, 0)
+    assert turned.shape == (1, 3, 64, 64)
+    assert len(captions) == 1
+    assert recoloured(red, [replace(rows[0], name="a dress on a chair")], 2, 0)[1] == []
 
 
 def test_a_stage_that_cannot_go_on_says_so_in_one_line(tmp_path: Path) -> None:

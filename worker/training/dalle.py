@@ -23,7 +23,7 @@ from worker.models.dalle import PAD, Dalle, DalleConfig
 from worker.models.text import CaptionTokenizer
 from worker.models.vqgan import VQGAN
 from worker.training.augment import turn_hue
-from worker.training.captions import caption_table, colour_word, has_colour, write_captions
+from worker.training.captions import caption_table, colour_word, has_colour, is_sentence, write_captions
 from worker.training.data import Pictures, Row
 from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mixed, set_rate
 
@@ -111,7 +111,7 @@ def recoloured(images: Tensor, rows: Sequence[Row], count: int, seed: int) -> tu
     captions: list[list[str]] = []
     rng = np.random.default_rng(seed)
     for index, row in enumerate(rows):
-        if has_colour(row.name) or row.group == 0:  # faces stay as they are
+        if has_colour(row.name) or is_sentence(row.name) or row.group == 0:  # faces stay as they are
             continue
         angle = torch.tensor([HUES[index % len(HUES)]], device=images.device)
         turned = turn_hue(images[index : index + 1], angle)
@@ -122,15 +122,17 @@ def recoloured(images: Tensor, rows: Sequence[Row], count: int, seed: int) -> tu
         kept.append(turned)
         forms = [f"{new} {row.name}", f"a {new} {row.name}", f"a picture of a {new} {row.name}"]
         captions.append([str(rng.choice(forms)) for _ in range(count)])
-    return torch.cat(kept), captions
+    return (torch.cat(kept) if kept else images[:0]), captions
 
 
 def recoloured_bank(
     images: Tensor, rows: Sequence[Row], vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe,
     generator: torch.Generator,
-) -> CodeBank:  # fmt: skip
-    """Codes and captions of pictures in other colours."""
+) -> CodeBank | None:  # fmt: skip
+    """Codes and captions of pictures in other colours, None if no picture has one colour."""
     pictures, captions = recoloured(images, rows, recipe.captions, recipe.seed + 1)
+    if not captions:
+        return None
     codes = [encode_all(vqgan, version) for version in versions_of(pictures, max(1, recipe.versions // 3), generator)]
     table = caption_table(captions, tokenizer, recipe.config.text_length, framed=False)
     return CodeBank(torch.stack(codes, 1), table.to(images.device))
@@ -161,11 +163,13 @@ class DalleTrainer:
         self.network: Any = self.dalle  # may be a compiled form of it
         pictures = only(pictures, recipe.designs, recipe.groups)
         images = pictures.images.to(device).float() / 255.0
-        colours = [colour_word(image) for image in pictures.images]
+        words = [row.keywords for row in pictures.rows]
+        colours = [colour_word(image, own) for image, own in zip(pictures.images, words, strict=True)]
         self.bank = bank_of(images, pictures.rows, colours, vqgan, tokenizer, recipe, self.generator)
         self.colour_bank = self.bank
         if recipe.recoloured:
-            self.colour_bank = recoloured_bank(images, pictures.rows, vqgan, tokenizer, recipe, self.generator)
+            others = recoloured_bank(images, pictures.rows, vqgan, tokenizer, recipe, self.generator)
+            self.colour_bank = others or self.bank
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Caption ids (B, T), some all padding, and codes (B, N)."""

@@ -73,7 +73,8 @@ class UnclipTrainer:
     def _fill(self, pictures: Pictures) -> None:
         recipe, rng = self.recipe, np.random.default_rng(self.recipe.seed)
         images = pictures.images.to(self.device).float() / 255.0
-        colours = [colour_word(image) for image in pictures.images]
+        words = [row.keywords for row in pictures.rows]
+        colours = [colour_word(image, own) for image, own in zip(pictures.images, words, strict=True)]
         captions = [
             write_captions(row, recipe.captions, rng, colour, False)
             for row, colour in zip(pictures.rows, colours, strict=True)
@@ -82,7 +83,8 @@ class UnclipTrainer:
         self.colour_bank: VectorBank | None = None
         if recipe.recoloured:
             turned, captions = recoloured(images, pictures.rows, recipe.captions, recipe.seed + 1)
-            self.colour_bank = bank_of(turned, captions, max(1, recipe.versions // 3), self.frozen, self.generator)
+            if captions:
+                self.colour_bank = bank_of(turned, captions, max(1, recipe.versions // 3), self.frozen, self.generator)
         set_spreads(self.unclip, self.latent(self.bank.codes[:, 0]), self.bank.pictures.flatten(0, 1).float())
 
     def latent(self, codes: Tensor) -> Tensor:
