@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.transport import redis
 
@@ -18,6 +20,7 @@ from shared.settings import Settings
 
 __all__ = ["DoorbellTransport", "create_celery"]
 
+RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}  # seconds between tries
 DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is given up and made again
 
 
@@ -34,10 +37,23 @@ class DoorbellTransport(redis.Transport):  # type: ignore[misc]
     Channel = _Channel
 
 
+class _Connection(Connection):  # type: ignore[misc]
+    """Celery waits 2, 4, 6 ... 30 s between tries to reach the broker, and has no setting for it: after a minute
+    without Redis a worker would stay deaf for half a minute more."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        """As kombu's, with shorter waits."""
+        return super().ensure_connection(*arguments, **{**RECONNECT, **options})  # type: ignore[no-untyped-call]
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _Connection
+
+
 def create_celery(settings: Settings) -> Celery:
     """An app whose default queue is the pool's: Redis list `keys.bell(pool)`. Opens no connection."""
     queue = keys.queue_name(settings.pool)
-    app = Celery("dreamqueue", set_as_current=False)
+    app = Celery("dreamqueue", amqp=_Amqp, set_as_current=False)
     app.conf.update(
         broker_url=settings.redis_url,
         broker_transport=f"{__name__}:{DoorbellTransport.__name__}",

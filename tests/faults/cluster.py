@@ -90,7 +90,8 @@ class Cluster:
     def ready_workers(self) -> set[str]:
         """Names of those the store lists, restricted to the present incarnations."""
         try:
-            return {info.name for info in self.store.workers()} & {station.name for station in self.stations}
+            names = {s.name for s in self.stations if s.process and s.process.exit_code is None}
+            return {info.name for info in self.store.workers()} & names
         except StoreUnavailable:
             return set()
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from celery import Celery
+from celery.signals import worker_ready
 
 from tests.faults.ledger import Ledger
 
@@ -32,6 +33,12 @@ app.conf.update(
         "unacked_restore_throttle": 1,
     },
 )
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(**_: object) -> None:
+    """Tell the scenario that this worker consumes."""
+    Path(os.environ["FAULTS_LEDGER"]).with_name(f"ready-{os.environ['FAULTS_WORKER']}").touch()
 
 
 @app.task(name="nap")

@@ -76,6 +76,11 @@ class Storm:
             time.sleep(0.05)
         self.load.stop()
 
+    def wait_alive(self, workers: int) -> None:
+        """Until so many workers are ready: what is measured then is the system, not how fast this machine starts
+        Python."""
+        eventually(lambda: len(self.cluster.ready_workers()) >= workers, within_s=60, what=f"{workers} ready workers")
+
     def busy_station(self) -> Station:
         """One whose worker runs jobs now, if any; else any that runs."""
         stations = list(self.cluster.stations)

@@ -20,6 +20,7 @@ NAMES = (
     "network_cut", "network_loss", "network_one_way", "clock_skew", "poison", "drain", "version_skew", "pictures",
     "state_machine", "soak",
 )  # fmt: skip
+LEDGERS = Path("out/ledgers")
 ISOLATED = ("network_", "spool_")  # run in namespaces of their own: links, mounts
 PROGRAM = """
 import json, sys
@@ -57,4 +58,12 @@ def perform(name: str, seed: int, *, short: bool) -> dict[str, Any]:
     started_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"dq-{name}-", ignore_cleanup_errors=True) as folder:
         row = importlib.import_module(f"tests.faults.scenarios.{name}").run(Run(seed, short, Path(folder)))
+        _keep_ledgers(Path(folder), name)
         return dict(row.line(time.monotonic() - started_at, short))
+
+
+def _keep_ledgers(folder: Path, name: str) -> None:
+    """The last run's ledger stays, so that a verdict can be looked into."""
+    LEDGERS.mkdir(parents=True, exist_ok=True)
+    for path in folder.rglob("ledger.jsonl"):
+        shutil.copy(path, LEDGERS / f"{name}.jsonl")

@@ -18,6 +18,7 @@ from tests.faults.cluster import RESTART_S
 from tests.faults.ledger import Entry, Ledger
 from tests.faults.load import short_probe
 from tests.faults.report import Row
+from tests.faults.scenarios.worker_kill import EVERY_S, PER_S, SPARED, WORKERS
 from tests.faults.storm import Run
 from tests.faults.verdict import quantile
 from tests.support.polling import eventually
@@ -25,8 +26,7 @@ from tests.support.servers import RedisServer
 
 __all__ = ["run"]
 
-PER_S, WORKERS, SLOTS = 12, 3, 4  # as in worker_kill
-EVERY_S = (0.8, 2.4)
+SLOTS = 4  # as a worker of ours has by default
 
 
 class Fleet:
@@ -46,6 +46,14 @@ class Fleet:
                 continue
             if not process or time.monotonic() - self.ended_at[number] > RESTART_S:
                 self._start(number)
+
+    def ready(self) -> list[int]:
+        """Stations whose worker lives and consumes."""
+        return [
+            number
+            for number, process in enumerate(self.processes)
+            if process and process.exit_code is None and (self.folder / f"ready-{self.names[number]}").exists()
+        ]
 
     def kill(self, number: int) -> None:
         """kill -9 of a worker with all of its processes."""
@@ -80,7 +88,7 @@ def run(run: Run) -> Row:
     server = RedisServer(run.folder / "redis")
     app.conf.broker_url = server.url.removesuffix("/0") + "/1"
     fleet = Fleet(run.folder, ledger, app.conf.broker_url)
-    kills, jobs = run.pick(100, 3), run.pick(2_000, 40)
+    kills, jobs = run.pick(100, 3), run.pick(2_000, 50)
     try:
         with app.producer_pool.acquire(block=True) as producer:
             fleet.tick()
@@ -110,11 +118,11 @@ def _storm(run: Run, fleet: Fleet, give: object, kills: int, jobs: int) -> None:
             fleet.ledger.note("accepted", sync=True, id=job_id)
             given += 1
         if made < kills and now >= kill_at:
-            running = [n for n, process in enumerate(fleet.processes) if process and process.exit_code is None]
-            if running:
-                fleet.kill(rng.choice(running))
+            ready = fleet.ready()
+            if len(ready) > SPARED:
+                fleet.kill(rng.choice(ready))
                 made += 1
-            kill_at = now + rng.uniform(*EVERY_S)
+                kill_at = now + rng.uniform(*EVERY_S)
 
 
 def _until_quiet(ledger: Ledger, fleet: Fleet, quiet_s: float) -> None:

@@ -11,15 +11,15 @@ __all__ = ["run"]
 
 WITHIN_S = 5.0
 PAUSE = (1.5, 4.0)
+BRIEF, LONG = (0.2, 1.5), (8.0, 12.0)  # how long it is away; every fifth time so long that clients try less often
 
 
 def run(run: Run) -> Row:
     """20 kills, 500 jobs; the first claim within 5 s of its return."""
     kills, jobs = run.pick(20, 2), run.pick(500, 40)
     with Storm.of(run, per_s=8, max_losses=10) as storm:
-        storm.rage(
-            lambda: storm.cluster.kill_redis(storm.rng.uniform(0.2, 1.5)), faults=kills, jobs=jobs, every_s=PAUSE
-        )
+        away_s = (storm.rng.uniform(*(LONG if number % 5 == 3 else BRIEF)) for number in range(kills))
+        storm.rage(lambda: storm.cluster.kill_redis(next(away_s)), faults=kills, jobs=jobs, every_s=PAUSE)
         verdict = storm.verdict()
         entries = storm.cluster.ledger.read("event", "back")
         row = Row.of("redis_kill", run.seed, verdict, kills=kills, fenced=storm.fenced())
