@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models.conftest import TINY_UNCLIP
+from tests.models.conftest import TINY_UNCLIP, tiny_tokenizer
 from tests.models.test_training_data import row
-from worker.checkpoints.loading import open_folder
+from worker.checkpoints.loading import load_model, open_folder, save_model
+from worker.checkpoints.registry import ModelRegistry
 from worker.models.clip import Clip
 from worker.models.diffusion import clean_of, mixed_with
 from worker.models.unclip import Unclip
 from worker.models.vqgan import VQGAN
 from worker.training.data import Pictures
+from worker.training.export import export_models
+from worker.training.generate import Models, draw_unclip
 from worker.training.loop import CURVES, Budget
 from worker.training.unclip import UnclipRecipe, UnclipTrainer, latent_error, train_unclip
 from worker.training.vectors import Frozen, caption_rows
@@ -81,3 +84,25 @@ def test_the_decoders_loss_is_the_latents_error() -> None:
     said = torch.randn(4, 2, 3, 3)
     drawn = clean_of(mixed_with(noise, clean, time), said, time)
     torch.testing.assert_close(latent_error(said, noise, clean, time), 2 * (drawn - clean).square().mean())
+
+
+def test_drawn_pictures_come_best_first_and_again(frozen: Frozen, unclip: Unclip) -> None:
+    models = Models(frozen.clip, frozen.vqgan, None, frozen.clip.tokenizer, unclip)
+    drawn = draw_unclip(models, ["a tree", "a heart", "a cup"], 3, rows=6)  # two prompts, then one
+    assert drawn.shape == (3, 3, 3, 8, 8)
+    scores = torch.stack([frozen.clip.encode_image(row) @ frozen.clip.encode_text([name])[0]
+                          for row, name in zip(drawn, ("a tree", "a heart", "a cup"), strict=True)])  # fmt: skip
+    assert bool((scores.diff(dim=1) <= 1e-6).all())
+    torch.testing.assert_close(draw_unclip(models, ["a heart"], 3)[0], drawn[1], atol=1e-4, rtol=0)
+
+
+def test_an_exported_model_names_its_companions(tmp_path: Path, frozen: Frozen, unclip: Unclip) -> None:
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for name, model in (("clip", frozen.clip), ("vqgan", frozen.vqgan), ("unclip", unclip)):
+        save_model(model, tmp_path / "trained" / name)
+    export_models(tmp_path / "trained", tmp_path / "tokenizer.json", tmp_path / "out")
+    registry = ModelRegistry.load(tmp_path / "out" / "registry.json")
+    entry = registry.get("emoji-unclip")
+    assert (entry.family, entry.vqgan, entry.clip, entry.tokenizer) == ("unclip", "emoji-vqgan", "emoji-clip", None)
+    assert registry.of_family("unclip") == [entry]
+    assert isinstance(load_model(entry), Unclip)
