@@ -136,6 +136,7 @@ class JobRecord:
     error: dict[str, Any] | None = None  # the last one; attempts keeps them all
     timings: dict[str, float] = field(default_factory=dict)  # seconds per stage
     attempts: tuple[Attempt, ...] = ()
+    snapshot: SavedRun | None = None  # what an unfinished run saved last; None again when the job has ended
     metadata: dict[str, str] = field(default_factory=dict)
     retry_of: str | None = None
 
@@ -186,6 +187,7 @@ class JobRecord:
             error=loaded("error", None),
             timings=loaded("timings", {}),
             attempts=tuple(_attempt(item) for item in loaded("attempts", [])),
+            snapshot=SavedRun(**saved) if (saved := loaded("snapshot", None)) else None,
             metadata=loaded("metadata", {}),
             retry_of=raw.get("retry_of") or None,
         )

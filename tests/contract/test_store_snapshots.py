@@ -18,11 +18,12 @@ def claimed(store: JobStore, pool: str) -> Claim:
 
 
 def test_the_next_attempt_is_handed_the_last_snapshot(store: JobStore, tenant: str, pool: str) -> None:
-    submit(store, tenant, pool)
+    job_id = submit(store, tenant, pool)
     first = claimed(store, pool)
     assert first.snapshot is None
     assert store.note_snapshot(first, ONE) is Signal.OK
     assert store.note_snapshot(first, TWO) is Signal.OK
+    assert store.get(tenant, job_id).snapshot == TWO
     store.release(first)
     assert claimed(store, pool).snapshot == TWO
 
@@ -53,7 +54,7 @@ def test_an_ended_job_has_none(store: JobStore, tenant: str, pool: str) -> None:
     claim = claimed(store, pool)
     store.note_snapshot(claim, ONE)
     store.commit(claim, {}, {})
-    assert store.redis.hget(keys.job(tenant, job_id), "snapshot") is None
+    assert store.get(tenant, job_id).snapshot is None
     assert store.note_snapshot(claim, TWO) is Signal.LOST
 
 

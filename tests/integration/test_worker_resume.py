@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from shared import keys
 from shared.events import EventLog
 from shared.jobs import JobRecord, JobState, SavedRun
 from shared.settings import Settings
@@ -44,8 +42,7 @@ def painters(own: Settings, weights: Path) -> Settings:
 
 def noted(store: JobStore, tenant: str, job_id: str) -> SavedRun | None:
     """The snapshot that the record names."""
-    raw = store.redis.hget(keys.job(tenant, job_id), "snapshot")
-    return SavedRun(**json.loads(str(raw))) if raw else None
+    return store.get(tenant, job_id).snapshot
 
 
 def stored(objects: ObjectStore, tenant: str, job_id: str) -> list[str]:
