@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -259,3 +260,9 @@ def test_one_worker_audits_and_counts(store: JobStore, own: Settings) -> None:
     miscount(store)
     second.audit()
     assert counter._value.get() == before + 2
+
+
+def test_the_runbook_names_every_invariant() -> None:
+    page = Path("deploy/RUNBOOK.md").read_text()
+    for name, (what, _) in INVARIANTS.items():
+        assert f"| `{name}` | {what} |" in page
