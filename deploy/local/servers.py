@@ -69,7 +69,7 @@ def redis_server(folder: Path, port: int) -> Command:
         "appendfsync": "always",
         "maxmemory-policy": "noeviction",
         "save": "",
-        # A queued job takes a third of the memory so (decision 0006): its event stream does not reserve 4 KiB, its
+        # A queued job takes a third of the memory so (decision 0007): its event stream does not reserve 4 KiB, its
         # record stays one piece, and a long queue of doorbells, all alike, is kept compressed.
         "stream-node-max-bytes": 512,
         "hash-max-ziplist-value": 4096,
