@@ -110,7 +110,7 @@ class Spool:
     # --- the disk --------------------------------------------------------------------------------------------------
 
     def _write(self, folder: Path, ref: str, rendered: Rendered) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of all tenants
         content = _packed(ref, rendered)
         if self._used(folder) + len(content) > self._max_bytes:
             raise OSError(errno.ENOSPC, f"the spool would hold more than {self._max_bytes} bytes")
