@@ -45,7 +45,7 @@ OURS = {  # command -> (where it is, what it does)
 PLUGINS = {  # what the entry points of this distribution do, for --help without importing them
     "up": "Run the whole system here: servers, API, workers, web page.",
     "demo": "Start the system, make pictures for five prompts, stop.",
-    "train": "Make the shipped small models again: data, clip, vqgan, dalle.",
+    "train": "Make the shipped small models again: data, clip, vqgan, dalle, unclip.",
 }
 EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api", "tenants": "api"}
 EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (

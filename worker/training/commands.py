@@ -208,7 +208,7 @@ def unclip(data: Path, out: Path, minutes: float | None, steps: int | None, devi
 
 @train.command()
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
-@click.option("--models", "folder", type=click.Path(path_type=Path), help="folder of clip, vqgan, dalle, judge;"
+@click.option("--models", "folder", type=click.Path(path_type=Path), help="folder of clip, vqgan, dalle, unclip, judge;"
               " default: the embedded models")  # fmt: skip
 @click.option("--device", default=None)
 @click.option("--names", default=200, show_default=True, help="names of common things that are drawn and judged: fewer"
@@ -255,7 +255,8 @@ def card(data: Path, folder: Path | None, device: str | None, runs: tuple[Path, 
 
 
 @train.command()
-@click.option("--models", "folder", type=click.Path(path_type=Path), required=True, help="clip, vqgan, dalle, judge")
+@click.option("--models", "folder", type=click.Path(path_type=Path), required=True,
+              help="folder of clip, vqgan, dalle, unclip, judge")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True)
 def export(folder: Path, data: Path, out: Path) -> None:
