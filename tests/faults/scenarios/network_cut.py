@@ -20,7 +20,7 @@ PAST_LEASE_S = 1.5
 def run(run: Run) -> Row:
     """10 cuts, 200 jobs."""
     cuts, jobs = run.pick(10, 1), run.pick(200, 25)
-    with wired_storm(run, per_s=6, max_losses=10) as wired:
+    with wired_storm(run, per_s=4, max_losses=10) as wired:
         deaf_s: list[float] = []
         numbers = iter(range(cuts))
 

@@ -18,7 +18,7 @@ __all__ = ["run"]
 def run(run: Run) -> Row:
     """12 times, 200 jobs; some shorter than a lease, some longer."""
     times, jobs = run.pick(12, 2), run.pick(200, 25)
-    with wired_storm(run, per_s=6, max_losses=10) as wired:
+    with wired_storm(run, per_s=4, max_losses=10) as wired:
         deaf_s: list[float] = []
         numbers = iter(range(times))
 
