@@ -129,7 +129,7 @@ class ApiServer:
         env = {**{ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}, **(env or {})}
         argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:create()"]
         self.process = Process(Command("api", argv, env), folder / f"api-{self.port}.log")
-        wait_until(self._answers, self.process, 30)
+        wait_until(self._answers, self.process, 90)
 
     @property
     def log(self) -> str:
