@@ -1,7 +1,7 @@
 """The shipped models: figures on the held-out design, of drawn pictures, and the time a job takes through the system.
 
 Needs the data set (`dreamqueue train data`, about a minute and the npm registry); it is made when missing. With a judge
-among the weights it draws 450 names, which takes most of an hour on two cores; `dreamqueue train eval --names 20` does
+among the weights it draws 450 names, about half an hour of one idle core; `dreamqueue train eval --names 20` does
 with fewer. What cannot be measured is reported as a miss with its reason.
 """
 

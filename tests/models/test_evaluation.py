@@ -78,6 +78,7 @@ def test_every_figure_is_measured_or_has_a_reason(data: Path, opened: Opened) ->
     assert all(name in lines for name, figure in FIGURES.items() if figure.unit != "s")
     assert re.search(r"unclip_judged_top5 .* NOT MEASURED: no emoji-unclip", lines)
     assert document["figures"] == report.report(data, opened, 8, quiet)["figures"]
+    assert report.report(data, opened, 40, quiet)["settings"]["names_by_kind"] == {"dalle": 24, "vqgan_clip": 10}
 
 
 def test_without_a_judge_nothing_is_drawn_and_it_says_so(data: Path, opened: Opened) -> None:

@@ -65,7 +65,7 @@ def draw_card(
     spread = held_out.images[torch.linspace(0, len(held_out.images) - 1, 200).long()].float() / 255.0
     near = {"heldout": _median(nearest(spread, training)[1])}
     for generator in GENERATORS:
-        if opened.found.get(generator.model) is None or (only and generator.kind not in only):
+        if not share or opened.found.get(generator.model) is None or (only and generator.kind not in only):
             continue
         prompts = Prompts.of(generator, share)
         say(f"{generator.kind}: {len(prompts.known)} known prompts and {len(prompts.novel)} new ones")

@@ -232,8 +232,8 @@ def eval(data: Path, folder: Path | None, device: str | None, names: int, path: 
 @click.option("--runs", multiple=True, type=click.Path(path_type=Path), help="output folder of a stage: its curves")
 @click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench.jsonl"), show_default=True,
               help="where the seconds per job are from")  # fmt: skip
-@click.option("--share", default=1.0, show_default=True, help="of the fixed prompts; below 1 to try it out")
-@click.option("--only", multiple=True, help="draw the sheets of this kind of job only: dalle, unclip, vqgan_clip")
+@click.option("--share", default=1.0, show_default=True, help="of the fixed prompts; 0 draws none of them")
+@click.option("--only", multiple=True, type=click.Choice(["dalle", "unclip", "vqgan_clip"]), help="sheets of this kind")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True,
               help="folder of MODEL_CARD.md and figures.json; the pictures go into its folder pictures")  # fmt: skip
 def card(data: Path, folder: Path | None, device: str | None, runs: tuple[Path, ...], bench: Path, share: float,

@@ -144,5 +144,8 @@ def places(names: Sequence[str], held_out: Pictures) -> tuple[list[int], list[st
 
 
 def names_for(pictures: Pictures, count: int, generator: Generator) -> list[str]:
-    """The names that a generator draws when the full list has `count`: common things, spread over the vocabulary."""
-    return common_names(pictures, max(1, count // generator.fraction))
+    """The names that a generator draws when the full list has `count`: common things, spread over the vocabulary.
+
+    Fewer where the set has fewer.
+    """
+    return list(dict.fromkeys(common_names(pictures, max(1, count // generator.fraction))))

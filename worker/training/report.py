@@ -68,9 +68,11 @@ def report(data: Path, opened: Opened, names: int, say: Say) -> dict[str, Any]:
     able = [one for one in measures.GENERATORS if opened.found.get(one.model) is not None]
     if not names or judge is None:
         able = []
+    wanted: dict[str, list[str]] = {}
     if able and judge is not None:
         training = Pictures.training(data)
-        drawings = draw_all(models, able, [names_for(training, names, one) for one in able], say)
+        wanted = {one.kind: names_for(training, names, one) for one in able}
+        drawings = draw_all(models, able, list(wanted.values()), say)
         findings.figures |= measure_drawings(drawings, models, judge, held_out)
     findings.explain(opened.found, names)
     return {
@@ -80,7 +82,7 @@ def report(data: Path, opened: Opened, names: int, say: Say) -> dict[str, Any]:
         "seed": measures.SEED,
         "settings": {
             "names": names,
-            "names_by_kind": {one.kind: max(1, names // one.fraction) for one in able},
+            "names_by_kind": {kind: len(own) for kind, own in wanted.items()},
             "best_of": measures.CHOSEN_FROM,
             "dalle": {"temperature": measures.TEMPERATURE, "top_k": measures.TOP_K},
             "vqgan_clip": {"iterations": measures.ITERATIONS},
