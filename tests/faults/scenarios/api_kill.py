@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 from tests.faults.storm import Run, Storm
+from tests.support.polling import eventually
 
 __all__ = ["run"]
 
@@ -12,7 +13,14 @@ def run(run: Run) -> Row:
     """20 kills, 500 jobs; what was asked twice under one id is one job."""
     kills, jobs = run.pick(20, 2), run.pick(500, 40)
     with Storm.of(run, per_s=60, load={"callers": 8}) as storm:
-        storm.rage(storm.cluster.kill_api, faults=kills, jobs=jobs, every_s=(0.2, 0.9))
+
+        def kill() -> None:
+            """While answers come, not while it still starts."""
+            wanted = len(storm.load.accepted) + jobs // kills
+            eventually(lambda: len(storm.load.accepted) >= wanted, within_s=60, what="accepted jobs")
+            storm.cluster.kill_api()
+
+        storm.rage(kill, faults=kills, jobs=jobs, every_s=(0.0, 0.4))
         row = Row.of("api_kill", run.seed, storm.verdict(), kills=kills)
     row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
     row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
