@@ -43,7 +43,7 @@ class UnclipRecipe:
     no_picture: float = 0.1  # share of the decoder's picture vectors left out
     no_caption: float = 0.1  # share of the prior's captions left out
     near: float = 0.1  # noise on the decoder's picture vectors, in spreads: what the prior makes is not exact
-    versions: int = 4  # of every picture, the first one unchanged
+    versions: int = 1  # of every picture, the first one unchanged; CLIP hardly tells shifts apart, so more blur
     captions: int = 16  # per picture
     recoloured: float = 0.1  # share of a batch from the recoloured pictures; 0 for none
     designs: tuple[str, ...] = ()  # train on these only; empty: all. Few designs are learnt sooner
