@@ -142,9 +142,7 @@ def pause_job(call: Call, job_id: str) -> Response:
     return _job_response(call, record, status=200 if state == JobState.QUEUED else 202)
 
 
-@routes.add(
-    "POST", "/v1/jobs/<job_id>/resume", scope="jobs:write", responses={200: Job, **problems(404, 409, 410)}
-)
+@routes.add("POST", "/v1/jobs/<job_id>/resume", scope="jobs:write", responses={200: Job, **problems(404, 409, 410)})
 def resume_job(call: Call, job_id: str) -> Response:
     """Let a paused job go on, from its old place in the queue.
 
