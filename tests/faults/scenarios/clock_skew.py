@@ -25,7 +25,12 @@ def run(run: Run) -> Row:
     stations = [Station(number, env=_env(shift)) for number, shift in enumerate(shifts)]
     with Storm.of(run, per_s=6, stations=stations, api_env=_env(-SHIFT_S), max_losses=10) as storm:
         told = [info.started_at_ms for info in storm.cluster.store.workers()]
-        storm.rage(lambda: storm.cluster.kill_worker(storm.busy_station()), faults=kills, jobs=jobs, every_s=(0.8, 2.4))
+
+        def kill() -> None:
+            storm.wait_alive(2)
+            storm.cluster.kill_worker(storm.busy_station())
+
+        storm.rage(kill, faults=kills, jobs=jobs, every_s=(0.8, 2.4))
         row = Row.of("clock_skew", run.seed, storm.verdict(), kills=kills, shifts_s=shifts, api_shift_s=-SHIFT_S,
                      lease_s=LEASE_S)  # fmt: skip
         records = [storm.cluster.store.get("faults", job_id) for job_id in storm.load.accepted]

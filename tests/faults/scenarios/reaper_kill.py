@@ -14,9 +14,10 @@ __all__ = ["run"]
 def run(run: Run) -> Row:
     """20 pairs of kills, the second around the moment the first one's leases end; 300 jobs."""
     pairs, jobs = run.pick(20, 1), run.pick(300, 40)
-    with Storm.of(run, per_s=6, max_losses=20) as storm:
+    with Storm.of(run, per_s=6, workers=4, max_losses=20) as storm:
 
         def kill_two() -> None:
+            storm.wait_alive(3)
             storm.cluster.kill_worker(storm.busy_station())
             time.sleep(LEASE_S - REAP_S + storm.rng.uniform(0.0, 3 * REAP_S))
             storm.cluster.kill_worker(storm.busy_station())

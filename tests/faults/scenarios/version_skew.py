@@ -23,7 +23,12 @@ def run(run: Run) -> Row:
     tree = _tree(run.folder / "previous")
     old = Station(0, arguments=("-P", "-m", "worker"), env={"PYTHONPATH": str(tree)})
     with Storm.of(run, per_s=6, stations=[old, Station(1)], max_losses=10) as storm:
-        storm.rage(lambda: storm.cluster.kill_worker(storm.busy_station()), faults=kills, jobs=jobs, every_s=(1.0, 3.0))
+
+        def kill() -> None:
+            storm.wait_alive(2)
+            storm.cluster.kill_worker(storm.busy_station())
+
+        storm.rage(kill, faults=kills, jobs=jobs, every_s=(1.0, 3.0))
         verdict = storm.verdict()
         entries = storm.cluster.ledger.read("event")
         by_old = {e.id for e in entries if e.data["type"] == "started" and e.data["worker"].startswith("w0-")}
