@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -185,6 +186,7 @@ class WorkerNode:
         self._io.shutdown(wait=False, cancel_futures=True)
         self._depart()
         log.info("worker stopped", worker=self.settings.worker_name)
+        gc.freeze()  # the interpreter's last collection would walk through torch: 2.0 s of CPU instead of 0.4
 
     def _depart(self) -> None:
         """Ring for what was given back, since this process may have heard doorbells it did not answer."""
