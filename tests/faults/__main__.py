@@ -42,7 +42,7 @@ def main() -> int:
             rows[name] = {"name": name, "seed": seed, "broken": [str(error)]}
             continue
         keep(rows[name])
-        if told.publish and not told.short:
+        if told.publish and not told.short and not rows[name]["broken"]:
             publish(rows[name])
     print(json.dumps(rows))
     return 1 if any(row["broken"] for row in rows.values()) else 0

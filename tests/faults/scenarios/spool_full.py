@@ -30,7 +30,7 @@ def run(run: Run) -> Row:
 
             def outage() -> None:
                 storm.cluster.objects.kill()
-                eventually(lambda: _free_bytes(str(disk)) < 30_000, within_s=20, what="a full disk")
+                eventually(lambda: _free_bytes(str(disk)) < 30_000, within_s=60, what="a full disk")
                 time.sleep(3 * LEASE_S)
                 filled.append(DISK_BYTES - _free_bytes(str(disk)))
                 storm.cluster.objects.start()
