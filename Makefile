@@ -30,7 +30,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks --only "$(ONLY)"
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m tests.faults --only "$(ONLY)"
+	$(BIN)/python -m tests.faults --only "$(ONLY)" --publish
 
 clean:
 	rm -rf $(VENV) out .dreamqueue build *.egg-info

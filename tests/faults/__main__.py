@@ -1,7 +1,8 @@
 """`make faults [ONLY=pattern]`: run the scenarios whose name matches, one after the other; rows in out/faults.jsonl.
 
-`--short`: as the test suite runs them. `--publish`: rows of long runs become the ones README states. Ctrl-C ends all
-children. The last line printed is one JSON object: name -> row of this run. Exits 1 when something did not hold.
+`--short`: as the test suite runs them. `--publish`: rows of long runs that held become the ones README states, and its
+table is written; `--table` only writes it. Ctrl-C ends all children. The last line printed is one JSON object: name ->
+row of this run. Exits 1 when something did not hold.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import sys
 
 from deploy.local.processes import ProcessFailed
+from tests.faults import table
 from tests.faults.report import keep, publish
 from tests.faults.scenarios import NAMES, Unavailable, play
 
@@ -24,7 +26,14 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the suite's size")
     parser.add_argument("--seed", type=int, default=None, help="repeat a run's choices (timing still differs)")
     parser.add_argument("--publish", action="store_true", help="keep the rows in tests/faults/results.jsonl")
+    parser.add_argument("--minutes", type=int, default=30, help="how long the soak lasts")
+    parser.add_argument(
+        "--table", action="store_true", help="write README's table from the published rows, run nothing"
+    )
     told = parser.parse_args()
+    if told.table:
+        table.write()
+        return 0
     chosen = [name for name in NAMES if re.search(told.only, name)]
     if not chosen:
         parser.error(f"no scenario matches {told.only!r}; there are {', '.join(NAMES)}")
@@ -33,7 +42,7 @@ def main() -> int:
     for name in chosen:
         print(f"== {name} seed {seed}", flush=True)
         try:
-            rows[name] = play(name, seed, short=told.short)
+            rows[name] = play(name, seed, short=told.short, minutes=told.minutes)
         except Unavailable as error:
             print(f"{name}: not on this machine: {error}", flush=True)
             continue
@@ -44,6 +53,7 @@ def main() -> int:
         keep(rows[name])
         if told.publish and not told.short and not rows[name]["broken"]:
             publish(rows[name])
+            table.write()
     print(json.dumps(rows))
     return 1 if any(row["broken"] for row in rows.values()) else 0
 

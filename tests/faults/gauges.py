@@ -34,31 +34,31 @@ class Gauges:
         self._stopping.set()
         self._thread.join(10)
 
-    def slopes_per_h(self, warm_share: float) -> dict[str, float]:
-        """Name -> growth per hour, after the first share of the run."""
-        return {name: round(self._slope(name, warm_share) * 3600, 2) for name in self._names()}
+    def slopes_per_h(self, warm_s: float) -> dict[str, float]:
+        """Name -> growth per hour, after the first `warm_s` seconds: the slope of the least-squares line."""
+        return {name: round(self._slope(name, warm_s) * 3600, 2) for name in self._names()}
 
-    def levels(self, warm_share: float) -> dict[str, float]:
+    def levels(self, warm_s: float) -> dict[str, float]:
         """Name -> mean."""
-        return {name: round(statistics.mean(self._values(name, warm_share)[1]), 1) for name in self._names()}
+        return {name: round(statistics.mean(self._values(name, warm_s)[1]), 1) for name in self._names()}
 
-    def growth(self, warm_share: float) -> dict[str, float]:
+    def growth(self, warm_s: float) -> dict[str, float]:
         """Name -> what the slope adds over the measured time, as a share of the mean."""
         found = {}
         for name in self._names():
-            times, values = self._values(name, warm_share)
-            found[name] = self._slope(name, warm_share) * (times[-1] - times[0]) / max(statistics.mean(values), 1.0)
+            times, values = self._values(name, warm_s)
+            found[name] = self._slope(name, warm_s) * (times[-1] - times[0]) / max(statistics.mean(values), 1.0)
         return found
 
     def _names(self) -> list[str]:
         return sorted(self._samples[-1][1])
 
-    def _values(self, name: str, warm_share: float) -> tuple[list[float], list[float]]:
-        kept = self._samples[int(len(self._samples) * warm_share) :]
+    def _values(self, name: str, warm_s: float) -> tuple[list[float], list[float]]:
+        kept = [sample for sample in self._samples if sample[0] >= self._samples[0][0] + warm_s]
         return [at for at, _ in kept], [values[name] for _, values in kept]
 
-    def _slope(self, name: str, warm_share: float) -> float:
-        times, values = self._values(name, warm_share)
+    def _slope(self, name: str, warm_s: float) -> float:
+        times, values = self._values(name, warm_s)
         return statistics.linear_regression(times, values).slope if len(set(times)) > 1 else 0.0
 
     def _sample(self) -> None:
@@ -71,8 +71,9 @@ class Gauges:
     def _now(self) -> dict[str, float]:
         client = self._cluster.client
         memory = cast("dict[str, Any]", client.info("memory"))
-        found = {"redis_keys": float(cast("int", client.dbsize())), "redis_mb": memory["used_memory"] / 2**20}
-        groups = {"api": self._cluster.api.process.pid}
+        found = {"redis_keys": float(cast("int", client.dbsize())), "redis_data_mb": memory["used_memory"] / 2**20}
+        groups = {"api": self._cluster.api.process.pid, "redis": self._cluster.redis.process.pid,
+                  "objects": self._cluster.objects.process.pid}  # fmt: skip
         groups |= {f"worker{one.number}": one.process.pid for one in self._stations if one.process}
         for name, group in groups.items():
             pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _in(path, group)]

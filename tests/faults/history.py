@@ -8,7 +8,9 @@ from itertools import pairwise
 
 from tests.faults.ledger import Entry
 
-__all__ = ["Event", "double_commits", "histories", "longest_still_s", "recoveries_s", "repeated_runs"]
+__all__ = ["Event", "double_commits", "histories", "longest_still_s", "losses", "recoveries_s", "repeated_runs"]
+
+CLOSE_S = 0.2  # a fault is noted a moment before it is made; a claim may fall between
 
 
 @dataclass(frozen=True, order=True)
@@ -52,6 +54,17 @@ def longest_still_s(jobs: dict[str, list[Event]]) -> float:
     """The longest time between two of a job's events: waiting, running or lost."""
     gaps = [after.at - before.at for events in jobs.values() for before, after in pairwise(events)]
     return max(gaps, default=0.0)
+
+
+def losses(events: list[Event], faults: list[Entry]) -> int:
+    """How many of a job's runs met a fault of their worker."""
+    runs = [
+        (event, after) for event, after in pairwise([*events, Event(float("inf"), 0, "")]) if event.type == "started"
+    ]
+    return sum(
+        any(f.data["worker"] == run.worker and run.at - CLOSE_S <= f.at <= after.at for f in faults)
+        for run, after in runs
+    )
 
 
 def double_commits(entries: list[Entry], jobs: dict[str, list[Event]]) -> set[str]:

@@ -6,7 +6,7 @@
 | event | observer | an event of a job was seen in its stream |
 | run, ran | worker (effects.py) | an engine starts, has ended its work |
 | commit, late | worker (effects.py) | the store took a commit; refused it as a late one |
-| kill, stop, cut, back | scenario | a fault was made, or taken back |
+| kill, stop, cut, term, back | scenario | a fault was made, or taken back |
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ class Row:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, seed: int, verdict: Verdict, **extra: Any) -> Row:
-        """From a verdict; what must always hold is checked here, a scenario's own targets by `expect`."""
+    def of(cls, name: str, seed: int, verdict: Verdict, *, doomed: Collection[str] = (), **extra: Any) -> Row:
+        """From a verdict; what must always hold is checked here, a scenario's own targets by `expect`. A job may fail
+        only as worker_lost and after `max_losses` faults of its workers, or as one of the `doomed`."""
         row = cls(
             name,
             seed,
@@ -43,6 +45,7 @@ class Row:
             quantile(verdict.recoveries_s, 0.5),
             quantile(verdict.recoveries_s, 0.99),
             extra={
+                "max_losses": verdict.max_losses,
                 "failed": len(verdict.failed),
                 "recoveries": len(verdict.recoveries_s),
                 "longest_still_s": round(verdict.longest_still_s, 2),
@@ -54,6 +57,8 @@ class Row:
         )
         row.expect(not verdict.lost, f"lost: {_some(verdict.lost)}")
         row.expect(not verdict.double_commits, f"committed twice: {sorted(verdict.double_commits)[:5]}")
+        unexplained = {job_id: why for job_id, why in verdict.unexplained.items() if job_id not in doomed}
+        row.expect(not unexplained, f"good jobs failed: {_some(unexplained)}")
         row.expect(not verdict.strangers, f"{verdict.strangers} jobs that no caller was told of")
         return row
 

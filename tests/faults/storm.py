@@ -32,6 +32,7 @@ class Run:
     seed: int
     short: bool
     folder: Path
+    minutes: int = 30  # of the soak
 
     def pick(self, long: int, short: int) -> int:
         """One of the two sizes."""
@@ -106,7 +107,10 @@ class Storm:
     def verdict(self, within_s: float = SETTLED_S, known: Ends | None = None) -> Verdict:
         """After rage()."""
         with self.http() as http:
-            return judge(self.cluster.ledger, http, self.observer, within_s=within_s, known=known)
+            return judge(
+                self.cluster.ledger, http, self.observer,
+                within_s=within_s, max_losses=self.cluster.settings.max_losses, known=known,
+            )  # fmt: skip
 
     def fenced(self) -> int:
         """Writes of late workers that the store refused, of any sort."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import secrets
 from pathlib import Path
 
 import pytest
 
 from tests.faults.report import RESULTS
-from tests.faults.scenarios import NAMES, Unavailable, play
+from tests.faults.scenarios import ISOLATED, NAMES, Unavailable, play
+from tests.faults.table import section
 
 SUITE = (
     "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "failpoints", "redis_full",
@@ -26,7 +27,9 @@ def test_nothing_is_lost_and_nothing_done_twice(name: str) -> None:
     seed = secrets.randbelow(2**31)
     try:
         row = play(name, seed, short=True)
-    except Unavailable as missing:
+    except Unavailable as missing:  # what makes namespaces is the machine's, the rest is a checkout's
+        if os.environ.get("CI") and not name.startswith(ISOLATED):
+            pytest.fail(str(missing))
         pytest.skip(str(missing))
     assert not row["broken"], f"seed {seed}: {row}"
     assert row["accepted"] > 0
@@ -37,12 +40,8 @@ def published() -> list[dict[str, object]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("row", published(), ids=lambda row: str(row["name"]))
-def test_readme_states_what_was_measured(row: dict[str, object]) -> None:
-    (stated,) = re.findall(rf"^\| `{row['name']}` \|.*$", README.read_text(), re.MULTILINE)
-    cells = [cell.strip() for cell in stated.split("|")[3:-1]]
-    recovery = "-" if row["recovery_p50_s"] is None else f"{row['recovery_p50_s']:.1f} / {row['recovery_p99_s']:.1f} s"
-    assert cells[:4] == [f"{row['accepted']:,}", str(row["lost"]), str(row["double_commits"]), recovery]
+def test_readme_states_what_was_measured() -> None:
+    assert section(published()) in README.read_text()
 
 
 def test_every_published_run_was_long_and_held() -> None:

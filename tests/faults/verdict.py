@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from tests.faults.observer import Observer
 
 __all__ = ["Ends", "Verdict", "judge", "quantile", "read_jobs"]
 
+NOT_REACHED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}  # what asking meets where nobody listens
+FAULTS = ("kill", "stop", "cut")
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 READERS = 4
 
@@ -31,12 +34,14 @@ class Verdict:
     lost: dict[str, str]
     double_commits: set[str]
     failed: dict[str, str]  # job id -> error code; ended, but not well
+    unexplained: dict[str, str]  # those of them whose workers were not hit `max_losses` times
+    max_losses: int
     recoveries_s: list[float]
     longest_still_s: float
     repeated_runs: int
     repeated_run_s: float
     late_commits: int
-    answers: dict[str, int] = field(default_factory=dict)  # how often callers were refused, or got no answer
+    answers: dict[str, int] = field(default_factory=dict)  # how often callers were refused (by status), cut, not let in
     strangers: int = 0  # jobs in the list that no caller was told of
 
     @property
@@ -46,7 +51,13 @@ class Verdict:
 
 
 def judge(
-    ledger: Ledger, http: httpx.Client, observer: Observer, *, within_s: float, known: Ends | None = None
+    ledger: Ledger,
+    http: httpx.Client,
+    observer: Observer,
+    *,
+    within_s: float,
+    max_losses: int,
+    known: Ends | None = None,
 ) -> Verdict:
     """Wait until every accepted job has ended, or for `within_s`; then look at all of it but what is `known`."""
     expected = {entry.id: entry for entry in ledger.read("accepted")}
@@ -54,7 +65,7 @@ def judge(
     found |= read_jobs(http, [entry for job_id, entry in expected.items() if job_id not in found], within_s)
     listed = set(_listed(http))
     observer.finish()
-    return _verdict(ledger.read(), expected, found, listed)
+    return _verdict(ledger.read(), expected, found, listed, max_losses)
 
 
 def read_jobs(http: httpx.Client, accepted: list[Entry], within_s: float) -> Ends:
@@ -70,27 +81,46 @@ def read_jobs(http: httpx.Client, accepted: list[Entry], within_s: float) -> End
         return dict(threads.map(one, accepted))
 
 
-def _verdict(entries: list[Entry], expected: dict[str, Entry], found: Ends, listed: set[str]) -> Verdict:
+def _verdict(
+    entries: list[Entry], expected: dict[str, Entry], found: Ends, listed: set[str], max_losses: int
+) -> Verdict:
     jobs = history.histories(entries)
     repeated, repeated_s = history.repeated_runs(entries)
-    answers: dict[str, int] = {}
-    for entry in entries:
-        if entry.what in ("refused", "unanswered", "given_up"):
-            name = str(entry.data.get("status", entry.what))
-            answers[name] = answers.get(name, 0) + 1
+    faults = [entry for entry in entries if entry.what in FAULTS]
+    failed = {job_id: why for job_id, (state, why) in found.items() if state not in ("lost", "succeeded")}
     return Verdict(
         accepted=len(expected),
         lost={job_id: why for job_id, (state, why) in found.items() if state == "lost"},
         double_commits=history.double_commits(entries, jobs),
-        failed={job_id: why for job_id, (state, why) in found.items() if state not in ("lost", "succeeded")},
-        recoveries_s=history.recoveries_s(jobs, [entry for entry in entries if entry.what in ("kill", "stop")]),
+        failed=failed,
+        unexplained={
+            job_id: why
+            for job_id, why in failed.items()
+            if why != "worker_lost" or history.losses(jobs.get(job_id, []), faults) < max_losses
+        },
+        max_losses=max_losses,
+        recoveries_s=history.recoveries_s(jobs, [entry for entry in faults if entry.what != "cut"]),
         longest_still_s=history.longest_still_s(jobs),
         repeated_runs=repeated,
         repeated_run_s=repeated_s,
         late_commits=sum(entry.what == "late" for entry in entries),
-        answers=answers,
-        strangers=len(listed - set(expected)) if "given_up" not in answers else 0,
+        answers=_answers(entries),
+        strangers=_strangers(entries, listed - set(expected)),
     )
+
+
+def _answers(entries: list[Entry]) -> dict[str, int]:
+    names = [str(entry.data["status"]) for entry in entries if entry.what == "refused"]
+    names += ["not_connected" if e.data["error"] in NOT_REACHED else "cut" for e in entries if e.what == "unanswered"]
+    names += ["given_up" for entry in entries if entry.what == "given_up"]
+    return dict(Counter(names))
+
+
+def _strangers(entries: list[Entry], unknown: set[str]) -> int:
+    """What was given up may be there nevertheless: under its own id where it was PUT, else under one nobody heard."""
+    given_up = [entry for entry in entries if entry.what == "given_up"]
+    posted = sum(entry.data["number"] % 2 for entry in given_up)
+    return max(0, len(unknown - {entry.id for entry in given_up}) - posted)
 
 
 def _read(http: httpx.Client, entry: Entry, end: float) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NAMES", "Unavailable", "play"]
+__all__ = ["ISOLATED", "NAMES", "Unavailable", "play"]
 
 NAMES = (
     "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "plain_celery",
@@ -33,10 +33,10 @@ class Unavailable(Exception):
     """This machine cannot make that fault; the message says what is missing."""
 
 
-def play(name: str, seed: int, *, short: bool) -> dict[str, Any]:
-    """Run one scenario; its row as it is kept."""
+def play(name: str, seed: int, *, short: bool, minutes: int = 30) -> dict[str, Any]:
+    """Run one scenario; its row as it is kept. `minutes`: the soak's."""
     if not name.startswith(ISOLATED):
-        return perform(name, seed, short=short)
+        return perform(name, seed, short=short, minutes=minutes)
     inside = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
     if not shutil.which("unshare") or not shutil.which("ip") or not Path("/dev/net/tun").exists():
         raise Unavailable("no unshare, no ip, or no /dev/net/tun")
@@ -52,21 +52,22 @@ def play(name: str, seed: int, *, short: bool) -> dict[str, Any]:
     return row
 
 
-def perform(name: str, seed: int, *, short: bool) -> dict[str, Any]:
+def perform(name: str, seed: int, *, short: bool, minutes: int = 30) -> dict[str, Any]:
     """Run one scenario in this process, in a folder of its own that is deleted at the end."""
     from tests.faults.storm import Run
 
     started_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"dq-{name}-", ignore_cleanup_errors=True) as folder:
         try:
-            row = importlib.import_module(f"tests.faults.scenarios.{name}").run(Run(seed, short, Path(folder)))
+            told = Run(seed, short, Path(folder), minutes)
+            row = importlib.import_module(f"tests.faults.scenarios.{name}").run(told)
         finally:
-            _keep_ledgers(Path(folder), name)
+            _keep_ledgers(Path(folder), f"{name}-{'short' if short else 'long'}-{seed}")
         return dict(row.line(time.monotonic() - started_at, short))
 
 
 def _keep_ledgers(folder: Path, name: str) -> None:
-    """The last run's ledger stays, so that a verdict can be looked into."""
+    """The ledger stays, so that a verdict can be looked into."""
     LEDGERS.mkdir(parents=True, exist_ok=True)
     for path in folder.rglob("ledger.jsonl"):
         shutil.copy(path, LEDGERS / f"{name}.jsonl")

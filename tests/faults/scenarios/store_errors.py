@@ -34,7 +34,6 @@ def run(run: Run) -> Row:
         row = Row.of("store_errors", run.seed, verdict, seconds=seconds, rates=RATES, requests=dict(faults.made),
                      lease_s=LEASE_S, upload_p99_s=_upload_p99_s(storm))  # fmt: skip
     row.expect(verdict.repeated_runs == 0, f"{verdict.repeated_runs} engine runs were repeated")
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
     row.expect(sum(faults.made[name] for name in RATES) > 0, "no fault was made")
     return row

