@@ -98,11 +98,6 @@ class Settings(BaseModel):
     snapshot_every_s: float = Field(
         5.0, ge=0, description="how often a long run saves what it reached; 0: never, and a lost run starts anew"
     )
-    failpoint: str = Field(
-        "",
-        pattern=r"^((after_claim|before_upload|after_upload|after_commit|before_snapshot)(:[1-9][0-9]*)?)?$",
-        description="tests only: kill -9 oneself at the n-th pass of a point: after_upload:3 (worker/failpoints.py)",
-    )
 
     # Logs
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$", description="least severity written")

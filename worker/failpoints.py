@@ -1,12 +1,14 @@
 """Named places where a worker kills itself with SIGKILL when told to, so that tests of faults hit the same gap again.
 
-For tests only. `DREAMQUEUE_FAILPOINT=after_upload` kills at the first pass of that point, `after_upload:3` at the
-third; passes are counted over all jobs of the process. Empty, as in production, a point is one comparison.
+No setting arms one: only tests do, from outside (tests/support/doomed.py). `after_upload` kills at the first pass of
+that point, `after_upload:3` at the third; passes are counted over all jobs of the process. Unarmed, a point is one
+comparison.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +27,8 @@ class FailPoints:
     """At most one point is armed. `told`: empty, `name`, or `name:pass`; thread-safe."""
 
     def __init__(self, told: str = "") -> None:
+        if told and not re.fullmatch(rf"({'|'.join(POINTS)})(:[1-9][0-9]*)?", told):
+            raise ValueError(f"no such fail-point: {told}")
         self._armed, _, number = told.partition(":")
         self._left = int(number or 1)
         self._lock = threading.Lock()

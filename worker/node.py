@@ -67,7 +67,7 @@ class WorkerNode:
         self._objects = ObjectStore(settings)
         reports = Reports(self._store)
         previews = Previews(self._objects, reports)
-        failpoints = FailPoints(settings.failpoint)
+        failpoints = FailPoints()
         snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
         self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)

@@ -1,7 +1,7 @@
 """`python -m tests.faults.effects`: the worker as it is, with a witness at its engines and at its commits.
 
 The witness writes to the ledger (the file FAULTS_LEDGER), not to the worker's log, and plays what only a process
-itself can: a segfault in the engine, a freeze in the gap before the commit.
+itself can: a segfault in the engine, a freeze in the gap before the commit, death at a fail-point (FAULTS_FAILPOINT).
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ FREEZES_BEFORE_COMMIT = 666_002  # SIGSTOPs its process between upload and commi
 def main() -> int:
     """Run the worker under observation."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from tests.support.doomed import arm
     from worker import app, node
 
+    arm(os.environ.get("FAULTS_FAILPOINT", ""))
     ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
     node.build_engines = _witnessed_engines(node.build_engines, ledger)  # type: ignore[attr-defined]
     node.JobStore = _witnessed_store(node.JobStore, ledger)  # type: ignore[attr-defined, misc]

@@ -107,7 +107,7 @@ def section(rows: list[Line]) -> str:
     by_name = {row["name"]: row for row in rows}
     table = [" | ".join(("", *COLUMNS, "")).strip(), "|" + "---|" * len(COLUMNS)]
     table += [_line(by_name[name], fault(by_name[name])) for name, fault in FAULTS.items() if name in by_name]
-    notes = [OLDER] if any("failed" in row and "max_losses" not in row for row in rows) else []
+    notes = ["", OLDER] if any("failed" in row and "max_losses" not in row for row in rows) else []
     return "\n".join([BEGIN, "", HEAD, "", *table, "", TAIL, *notes, "", END])
 
 

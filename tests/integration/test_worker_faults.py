@@ -93,7 +93,7 @@ class TestKilled:
     ) -> None:  # fmt: skip
         """The first job passes, the second meets its worker's death there, and ends once on another worker."""
         quick = probes.model_copy(update={"lease_s": 1.0, "beat_s": 0.2})
-        doomed = Worker(quick.model_copy(update={"failpoint": f"{point}:{passes}"}), store, tmp_path)
+        doomed = Worker(quick, store, tmp_path, arguments=("-m", "tests.support.doomed", f"{point}:{passes}"))
         first = until(store, tenant, submit(store, tenant, pool, write_bytes=10))
         assert (first.state, first.attempt) == (JobState.SUCCEEDED, 1)
         second = submit(store, tenant, pool, write_bytes=10)

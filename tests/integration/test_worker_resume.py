@@ -147,7 +147,7 @@ class TestKilled:
         self, own: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         """The second one never arrives; the first one counts."""
-        doomed = Worker(own.model_copy(update={"failpoint": "before_snapshot:2"}), store, tmp_path)
+        doomed = Worker(own, store, tmp_path, arguments=("-m", "tests.support.doomed", "before_snapshot:2"))
         job_id = submit(store, tenant, pool, steps=60, step_s=0.03)
         eventually(lambda: doomed.process.exit_code is not None)
         doomed.process.stop()

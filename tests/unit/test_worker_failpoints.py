@@ -26,7 +26,7 @@ def test_nothing_happens_unless_told(killed: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_it_dies_at_the_pass_it_is_told(point: str, killed: list[tuple[int, int]]) -> None:
-    points = FailPoints(Settings.from_env({"DREAMQUEUE_FAILPOINT": f"{point}:3"}).failpoint)
+    points = FailPoints(f"{point}:3")
     for other in set(POINTS) - {point}:
         points.passing(other)
     points.passing(point)
@@ -38,5 +38,9 @@ def test_it_dies_at_the_pass_it_is_told(point: str, killed: list[tuple[int, int]
 
 @pytest.mark.parametrize("told", ["nowhere", "after_claim:0", "after_claim:x", "after_claim:1:1"])
 def test_a_point_that_does_not_exist_is_refused(told: str) -> None:
-    with pytest.raises(SystemExit, match="FAILPOINT"):
-        Settings.from_env({"DREAMQUEUE_FAILPOINT": told})
+    with pytest.raises(ValueError, match="fail-point"):
+        FailPoints(told)
+
+
+def test_no_setting_of_a_worker_arms_one() -> None:
+    assert not [name for name in Settings.model_fields if "fail" in name and "point" in name]

@@ -20,7 +20,7 @@ def run(run: Run) -> Row:
     rounds, jobs = run.pick(10, 1), run.pick(400, 40)
     doomed, steady = Station(0), Station(1)
     points = itertools.cycle(POINTS)
-    doomed.settings["failpoint"] = _armed(next(points), 2)
+    doomed.env["FAULTS_FAILPOINT"] = _armed(next(points), 2)
     hit: dict[str, int] = {}
     with Storm.of(run, per_s=6, stations=[doomed, steady]) as storm:
 
@@ -28,8 +28,8 @@ def run(run: Run) -> Row:
             """The present incarnation dies at its point; the next one is armed with the next."""
             assert doomed.process
             name, process = doomed.name, doomed.process
-            point = doomed.settings["failpoint"].partition(":")[0]
-            doomed.settings["failpoint"] = _armed(next(points), storm.rng.randint(1, 4))
+            point = doomed.env["FAULTS_FAILPOINT"].partition(":")[0]
+            doomed.env["FAULTS_FAILPOINT"] = _armed(next(points), storm.rng.randint(1, 4))
             eventually(lambda: process.exit_code is not None, within_s=60, what=f"the death at {point}")
             assert process.exit_code == -signal.SIGKILL, process.tail()
             storm.cluster.ledger.note("kill", worker=name)
@@ -37,7 +37,7 @@ def run(run: Run) -> Row:
             eventually(lambda: doomed.process is not process, within_s=30)
 
         storm.rage(die, faults=rounds * len(POINTS), jobs=jobs, every_s=(0.0, 0.1))
-        doomed.settings["failpoint"] = ""
+        doomed.env["FAULTS_FAILPOINT"] = ""
         storm.cluster.restart_workers()
         row = Row.of("failpoints", run.seed, storm.verdict(), hit=hit, lease_s=LEASE_S, fenced=storm.fenced())
     row.expect(set(hit) == set(POINTS), f"not every gap was hit: {hit}")
