@@ -2,6 +2,9 @@
 
 Every check is one script over a bounded batch, so it sees no job in the middle of a move, and repairs what it found in
 the same step, if that is provably safe: a job keeps its state, its attempt and its place in the order of claims.
+
+A round looks at every job that waits or runs, by the sets. What no such set leads to, mostly ended jobs, is reached by
+going through all keys a bounded part at a time, each round from where the last one stopped.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ INVARIANTS = {  # name -> (what is wrong, how it is put right; empty: it is only
     "missing_doorbells": ("fewer doorbells than jobs that wait, beyond those in workers' hands", "rung"),
 }
 BATCH = 100  # jobs or entries one script looks at: about a millisecond of Redis
+PAGE = 1_000  # keys or entries asked of Redis at once
+ROLL_PAGES = 20  # pages of all keys, and of the ended jobs, that one round looks at
 COUNT_AT_MOST = 20_000  # held, delayed and suspect jobs that one recount looks through
 
 
@@ -56,6 +61,7 @@ class Audit:
         self._run = Scripts(client, settings).run
         self._lease_ms = int(settings.lease_s * 1000)
         self._repair = "1" if may_repair else ""
+        self._keys_at = self._ended_at = 0  # cursors: where the next round goes on
 
     @guarded
     def is_ours(self, worker: str, seconds: float) -> bool:
@@ -70,13 +76,27 @@ class Audit:
     def sweep(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
         """What each batch found. `in_hand`: pool -> doorbells that may be on their way, one per slot of a live worker.
         The caller sets the pace: nothing is asked of Redis between two batches."""
-        for names in _batches(self._scan("dq:job:*")):
-            yield self._found("audit_jobs", self._lease_ms, *(name.removeprefix("dq:job:") for name in names))
-        for key, prefix in self._sets():
+        told: set[Violation] = set()
+        for found in self._batches(in_hand):
+            yield [violation for violation in found if violation not in told]
+            told.update(found)
+
+    def _batches(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
+        tenants: set[str] = set()
+        for key, prefix in self._live_sets():
             for members in _batches(self._members(key)):
+                refs = [prefix + member for member in members]
+                tenants.update(keys.split_ref(ref)[0] for ref in refs)
                 yield self._found("audit_entries", key, prefix, *members)
-        for names in _batches(self._scan("dq:queued:*")):
-            yield self._found("audit_quota", COUNT_AT_MOST, *(name.removeprefix("dq:queued:") for name in names))
+                yield self._found("audit_jobs", self._lease_ms, *refs)
+        for names in _batches(self._roll_keys()):
+            refs = [name.removeprefix("dq:job:") for name in names if name.startswith("dq:job:")]
+            tenants.update(name.removeprefix("dq:queued:") for name in names if name.startswith("dq:queued:"))
+            yield self._found("audit_jobs", self._lease_ms, *refs)
+        for members in _batches(self._roll_ended()):
+            yield self._found("audit_entries", "dq:expiry", "", *members)
+        for names in _batches(sorted(tenants)):
+            yield self._found("audit_quota", COUNT_AT_MOST, *names)
         for pool in self._pools():
             yield self._found("audit_pool", pool, in_hand.get(pool, 0))
 
@@ -85,29 +105,44 @@ class Audit:
         reply = iter(self._run(script, self._repair, *args))
         return [Violation(name, subject, repaired == "1") for name, subject, repaired in zip(*[reply] * 3, strict=True)]
 
-    def _sets(self) -> Iterator[tuple[str, str]]:
-        """(key, what makes a member a ref) of every set that holds jobs."""
-        yield from ((key, "") for key in ("dq:leases", "dq:delayed", "dq:held", "dq:deadlines", "dq:expiry"))
+    def _live_sets(self) -> Iterator[tuple[str, str]]:
+        """(key, what makes a member a ref) of every set that holds jobs which have not ended."""
+        yield from ((key, "") for key in ("dq:leases", "dq:delayed", "dq:held", "dq:deadlines"))
         for pool in self._pools():
             yield f"dq:suspects:{pool}", ""
             for tenant in self._tenants(pool):
                 yield f"dq:ready:{pool}:{tenant}", keys.ref(tenant, "")
 
-    def _scan(self, pattern: str) -> Iterator[str]:
-        return self._walk(lambda cursor: self._redis.scan(cursor, match=pattern, count=1_000))
-
     def _members(self, key: str) -> Iterator[str]:
-        return self._walk(lambda cursor: self._redis.zscan(key, cursor, count=1_000))
-
-    @staticmethod
-    def _walk(step: Any) -> Iterator[str]:
-        page = guarded(step)
         cursor = 0
         while True:
-            cursor, found = page(cursor)
-            yield from (item if isinstance(item, str) else item[0] for item in found)
+            cursor, found = self._page(key, cursor)
+            yield from found
             if not cursor:
                 return
+
+    def _roll_keys(self) -> Iterator[str]:
+        for _ in range(ROLL_PAGES):
+            self._keys_at, found = self._page("", self._keys_at)
+            yield from found
+            if not self._keys_at:
+                return
+
+    def _roll_ended(self) -> Iterator[str]:
+        for _ in range(ROLL_PAGES):
+            self._ended_at, found = self._page("dq:expiry", self._ended_at)
+            yield from found
+            if not self._ended_at:
+                return
+
+    @guarded
+    def _page(self, key: str, cursor: int) -> tuple[int, list[str]]:
+        """The next cursor, and members of the zset; without a key, names of records and of tenants' counts."""
+        if key:
+            after, scored = cast("tuple[int, list[tuple[str, float]]]", self._redis.zscan(key, cursor, count=PAGE))
+            return after, [member for member, _ in scored]
+        after, names = cast("tuple[int, list[str]]", self._redis.scan(cursor, match="dq:[jq]*", count=PAGE))
+        return after, [name for name in names if name.startswith(("dq:job:", "dq:queued:"))]
 
     @guarded
     def _pools(self) -> list[str]:

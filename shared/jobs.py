@@ -105,6 +105,7 @@ class Claim:
     claimed_at_ms: int = 0  # the claim's own time, so that waits and deadlines need no host clock
     snapshot: SavedRun | None = None  # what an earlier attempt saved last
     alone: bool = False  # workers died under it: this one takes nothing else while it runs
+    last_error_code: str = ""  # of the last attempt that ended in a retryable error
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@
 | dq:job:{tenant}:{id}     | hash    | one JobRecord (shared/jobs.py) | expire script, at expires_at |
 | dq:ready:{pool}:{tenant} | zset    | ids ready to claim; score = created_at + priority offset | empty |
 | dq:suspects:{pool}       | zset    | {tenant}:{id} that may only run alone; score = since when | empty |
-| dq:emptying:{pool}       | string  | the busy worker that takes nothing more, for a suspect's sake | a lease |
+| dq:emptying:{pool}       | string  | the worker that takes nothing more for a suspect, then that one's ref | a lease |
+| dq:forced:{pool}         | string  | the worker that ran a suspect before the line, and owes it a job | that job |
+| dq:sweep                 | hash    | `at`: the last sweep for leases; `spared_until`: none is reaped before | never |
 | dq:held                  | zset    | {tenant}:{id} paused by their callers; score = since when | empty |
 | dq:turn:{pool}           | zset    | tenants with ready jobs; score = virtual time of their next turn | empty |
 | dq:clock:{pool}          | string  | virtual time of the last turn taken (start-time fair queueing) | never |
@@ -24,7 +26,7 @@
 | dq:pools                 | set     | pools that ever held a job or a worker | never |
 | dq:counts                | hash    | `{kind}:{what}` -> count: accepted, succeeded, failed, ... | never |
 | dq:pace:{pool}           | hash    | kind -> moving average of run seconds | never |
-| dq:worker:{name}         | string  | JSON of one live worker (WorkerInfo) | 3 beats |
+| dq:worker:{name}         | string  | JSON of one live worker (WorkerInfo) | a lease without a beat |
 | dq:workers               | zset    | worker names; score = last beat | swept by the reaper |
 | dq:nudge:{worker}        | pub/sub channel | `{tenant}:{id}` to cancel, `pause {tenant}:{id}` to give back | - |
 | dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |

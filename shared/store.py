@@ -22,6 +22,7 @@ __all__ = ["STANDBY", "JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "St
 
 Standby = Literal["standby"]
 STANDBY: Standby = "standby"  # instead of a claim: take nothing until this worker is idle, a suspect waits for it
+SLOW_SWEEP_S = 2.0  # a sweep may come so much later than its period before it looks like an outage
 LIST_SCAN = 1_000  # records one list call reads at most; the cursor goes on from there
 
 
@@ -265,9 +266,12 @@ class JobStore(FleetStore):
         )
 
     @guarded
-    def release(self, claim: Claim) -> JobState:
-        """Give the job back without a penalty. Raises LeaseLost."""
-        return self._settled(self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt))
+    def release(self, claim: Claim, *, delay_s: float = 0.0, error: dict[str, Any] | None = None) -> JobState:
+        """Give the job back without a penalty, to run again after `delay_s`; `error` is why, for the list of attempts.
+        Raises LeaseLost."""
+        told = "" if error is None else json.dumps(error)
+        reply = self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt, int(delay_s * 1000), told)
+        return self._settled(reply)
 
     @guarded
     def note_snapshot(self, claim: Claim, saved: SavedRun) -> Signal:
@@ -289,8 +293,13 @@ class JobStore(FleetStore):
 
     @guarded
     def reap(self, limit: int = 100) -> Reaped:
-        """Requeue or fail jobs whose lease ran out; expire queued jobs whose deadline passed. Safe to run anywhere."""
-        return Reaped(*(int(n) for n in self._run("reap", limit)))
+        """Requeue or fail jobs whose lease ran out; expire queued jobs whose deadline passed. Safe to run anywhere.
+        When no worker had reached Redis for a while, leases are left alone until each live one could beat again."""
+        gap_s = max(self._settings.lease_s / 3, self._settings.reap_period_s + SLOW_SWEEP_S)
+        grace_s = self._settings.beat_s + self._settings.redis_timeout_s
+        return Reaped(
+            *(int(n) for n in self._run("reap", limit, self._lease_ms, int(gap_s * 1000), int(grace_s * 1000)))
+        )
 
     @guarded
     def promote(self, limit: int = 100) -> tuple[int, int]:
@@ -317,7 +326,8 @@ class JobStore(FleetStore):
 
 
 def _claim(reply: list[Any]) -> Claim:
-    tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, saved, alone = reply
+    tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, *rest = reply
+    saved, alone, error = rest
     return Claim(
         tenant=tenant,
         id=job_id,
@@ -331,4 +341,5 @@ def _claim(reply: list[Any]) -> Claim:
         claimed_at_ms=int(claimed_at),
         snapshot=SavedRun(**json.loads(saved)) if saved else None,
         alone=alone == "1",
+        last_error_code=json.loads(error)["code"] if error else "",
     )

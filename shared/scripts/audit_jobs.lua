@@ -77,6 +77,9 @@ for i = 4, #ARGV do
   for n, value in ipairs(redis.call('HMGET', key, unpack(names))) do f[names[n]] = value end
   if f.state then
     local places, home = sort_out(ref, f.state, f.pool)
+    if f.state ~= 'queued' and redis.call('ZSCORE', 'dq:deadlines', ref) then
+      report('stray_entry', ref, function() redis.call('ZREM', 'dq:deadlines', ref) end)
+    end
     local is_final = f.state ~= 'queued' and f.state ~= 'running'
     if is_final ~= (f.finished_at and f.finished_at ~= '' or false) then report('finished_at', ref) end
     if f.state == 'queued' then

@@ -1,12 +1,12 @@
 -- A pool's turns belong to tenants with jobs in line, and its doorbells are enough for what waits: some may be on their
--- way through workers, more may not be missing.
+-- way through workers, more may not be missing. A suspect's bell may be answered long before it runs: it is not counted.
 --   dq:turn:{pool} zset  empty turns removed      dq:bell:{pool} list  topped up
 -- ARGV 2 '1' to repair  3 pool  4 doorbells that may be in workers' hands
 -- Returns triples: invariant, subject, '1' if repaired
 even_when_full()
 local pool = ARGV[3]
 local found = {}
-local ready = redis.call('ZCARD', 'dq:suspects:' .. pool)
+local ready = 0
 for _, tenant in ipairs(redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1)) do
   local size = redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant)
   ready = ready + size

@@ -1,7 +1,9 @@
 -- A worker still holds these jobs: renew their leases and say what is to become of each. Where the job first in line
 -- is a high one that waits too long, and this worker has no free slot, its youngest low job is called away: one that
--- can go on from a snapshot, and that the high one outranks (so a low job that waited long enough is left alone).
+-- has a snapshot to go on from, and that the high one outranks (so a low job that waited long enough is left alone).
+-- While this worker empties itself for a suspect, every run that has a snapshot goes elsewhere; the others are waited for.
 --   dq:leases zset  moved on      dq:job:{ref} hash  yield = the attempt called away; called_at on the high job
+--   dq:emptying:{pool} string  read; kept while the suspect it names runs
 -- ARGV 2 lease ms  3 '1' when no slot is free  4 ms a high job waits, 0: nothing is ever called away
 --      then triples: ref, attempt, '1' when its kind can go on from a snapshot
 -- Returns one of 'ok', 'cancel', 'yield', 'lost' per triple
@@ -12,8 +14,8 @@ local youngest = nil  -- the running job that may be called away
 local is_yielding = false
 
 local function consider(ref, reply)
-  local f = redis.call('HMGET', job_key(ref), 'priority', 'claimed_at', 'rank', 'pool', 'alone')
-  if f[1] ~= 'low' or f[5] == '1' then return end
+  local f = redis.call('HMGET', job_key(ref), 'priority', 'claimed_at', 'rank', 'pool')
+  if f[1] ~= 'low' then return end
   local claimed_at = tonumber(f[2])
   if not youngest or claimed_at > youngest.claimed_at then
     youngest = {ref = ref, claimed_at = claimed_at, rank = tonumber(f[3]), pool = f[4], reply = reply}
@@ -22,15 +24,20 @@ end
 
 for i = 5, #ARGV, 3 do
   local ref = ARGV[i]
-  local state, attempt = unpack(redis.call('HMGET', job_key(ref), 'state', 'attempt'))
+  local state, attempt, pool, worker, alone, snapshot = unpack(redis.call('HMGET', job_key(ref), 'state', 'attempt',
+    'pool', 'worker', 'alone', 'snapshot'))
   if state ~= 'running' or attempt ~= ARGV[i + 1] then
     replies[#replies + 1] = 'lost'
   else
     redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
     local word = word_to_owner(ref)
+    local emptying = redis.call('GET', 'dq:emptying:' .. pool)
+    local may_move = ARGV[i + 2] == '1' and snapshot and alone ~= '1'
+    if emptying == ref then redis.call('PEXPIRE', 'dq:emptying:' .. pool, lease_ms) end
+    if word == 'ok' and may_move and emptying == worker then word = 'yield' end
     replies[#replies + 1] = word
     is_yielding = is_yielding or word == 'yield'
-    if word == 'ok' and ARGV[i + 2] == '1' then consider(ref, #replies) end
+    if word == 'ok' and may_move then consider(ref, #replies) end
   end
 end
 

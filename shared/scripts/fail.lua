@@ -24,7 +24,7 @@ if ARGV[5] == '1' and failures < tonumber(ARGV[7]) then
     requeue(ref, 'paused')
     return 'queued'
   end
-  redis.call('ZREM', 'dq:leases', ref)
+  let_go(ref)
   redis.call('ZADD', 'dq:delayed', due, ref)
   redis.call('INCR', 'dq:queued:' .. (split(ref)))
   redis.call('HSET', key, 'state', 'queued', 'error', ARGV[4], 'due_at', due, 'queued_at', now, 'worker', '')

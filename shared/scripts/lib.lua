@@ -108,6 +108,18 @@ local function close_attempt(ref, outcome, err)
   redis.call('HSET', job_key(ref), 'attempts', cjson.encode(attempts))
 end
 
+-- Why a job whose deadline passed ends; `when` it did.
+local function deadline_exceeded(when)
+  return '{"code":"deadline_exceeded","message":"the deadline passed ' .. when .. '","retryable":false}'
+end
+
+-- The job runs no more: its lease goes, and where it had a worker emptied for it, that worker's place does.
+local function let_go(ref)
+  redis.call('ZREM', 'dq:leases', ref)
+  local emptying = 'dq:emptying:' .. (redis.call('HGET', job_key(ref), 'pool') or '')
+  if redis.call('GET', emptying) == ref then redis.call('DEL', emptying) end
+end
+
 -- The one door to a final state: finished_at and expires_at are set with it, every set forgets the job.
 local function finish(ref, state, err)
   local key = job_key(ref)
@@ -116,7 +128,7 @@ local function finish(ref, state, err)
   redis.call('HDEL', key, 'paused')
   redis.call('HDEL', key, 'snapshot')
   if err and err ~= '' then redis.call('HSET', key, 'error', err) end
-  redis.call('ZREM', 'dq:leases', ref)
+  let_go(ref)
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:expiry', now + conf.result_ttl_ms, ref)
   count(kind, state)
@@ -130,7 +142,7 @@ end
 local function requeue(ref, reason)
   local key = job_key(ref)
   local deadline = redis.call('HGET', key, 'deadline_at')
-  redis.call('ZREM', 'dq:leases', ref)
+  let_go(ref)
   redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', '')
   if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
   emit(ref, 'queued', '{"state":"queued","reason":"' .. reason .. '"}')

@@ -174,6 +174,8 @@ PLANTED = [
     ("missing_expiry", lose_from("ended"), True),
     ("stray_entry", put_in("ended", "dq:held"), True),
     ("stray_entry", put_in("ended", "dq:leases"), True),
+    ("stray_entry", put_in("ended", "dq:deadlines"), True),
+    ("stray_entry", put_in("running", "dq:deadlines"), True),
     ("stray_entry", put_in("running", "dq:delayed"), True),
     ("stray_entry", put_in("held", "dq:leases"), True),
     ("stray_entry", put_in_line("ended"), True),
@@ -240,10 +242,28 @@ def test_a_mended_lease_runs_out(store: JobStore, own: Settings) -> None:
 
 def test_doorbells_in_workers_hands_are_not_missing(store: JobStore, own: Settings) -> None:
     (pool,) = store.pools()
-    assert pool.suspect_jobs == 1
-    store.redis.ltrim(keys.bell("p"), 0, pool.ready_jobs - 2)  # one less than there are jobs
+    assert pool.suspect_jobs == 1, "whose bell a busy worker may have answered: it is not missed"
+    store.redis.ltrim(keys.bell("p"), 0, pool.ready_jobs - 2)
+    assert found(store, own, in_hand=0, may_repair=False) == []
+    store.redis.ltrim(keys.bell("p"), 0, pool.ready_jobs - 3)  # one less than there are jobs in line
     assert found(store, own, in_hand=1, may_repair=False) == []
     assert [violation.invariant for violation in found(store, own, in_hand=0)] == ["missing_doorbells"]
+
+
+def test_ended_jobs_are_gone_through_over_the_rounds(
+    store: JobStore, own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round sees every live job, and a part of all keys; the next goes on from there."""
+    monkeypatch.setattr("shared.audit.PAGE", 4)
+    monkeypatch.setattr("shared.audit.ROLL_PAGES", 1)
+    audit = Audit(store.redis, own)
+    lost = lose_from("ended")(store)
+    store.redis.zadd("dq:deadlines", {ref_in(store, "running"): 10**14})
+    rounds = [[violation for batch in audit.sweep({}) for violation in batch] for _ in range(30)]
+    assert Violation("stray_entry", ref_in(store, "running"), True) in rounds[0], "a job that runs is not waited for"
+    (number,) = [n for n, found in enumerate(rounds) if Violation("missing_expiry", lost, True) in found]
+    assert store.redis.dbsize() > 8
+    assert number <= store.redis.dbsize()
 
 
 def test_one_worker_audits_and_counts(store: JobStore, own: Settings) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from shared import keys
 from shared.connection import connect
-from shared.jobs import Claim, NewJob
+from shared.jobs import Claim, NewJob, SavedRun
 from shared.settings import Settings
 from shared.store import JobStore, Signal
 from shared.tenants import Tenants
@@ -104,6 +104,101 @@ def test_a_low_job_does_not_starve_among_high_ones(quick: JobStore, tenant: str,
     assert 35 <= minute <= 45, "twenty minutes behind a high job, and these come twice as fast as they are claimed"
 
 
+class TestSuspects:
+    """Jobs that must run alone have waited too long, while others stand in line."""
+
+    @staticmethod
+    def suspect(store: JobStore, tenant: str, pool: str) -> str:
+        job_id = give(store, tenant, pool)
+        store.redis.hset(keys.job(tenant, job_id), "losses", 2)
+        store.pause(tenant, job_id)
+        store.resume(tenant, job_id)  # placed anew, by its losses
+        store.redis.zadd(f"dq:suspects:{pool}", {keys.ref(tenant, job_id): 1})
+        return job_id
+
+    @staticmethod
+    def next(store: JobStore, pool: str, worker: str, *, is_idle: bool = True) -> Claim:
+        claim = store.claim(pool, worker, is_idle=is_idle)
+        assert isinstance(claim, Claim)
+        return claim
+
+    def test_one_worker_of_the_pool_at_a_time(self, quick: JobStore, tenant: str, pool: str) -> None:
+        for _ in range(4):
+            self.suspect(quick, f"a{tenant}", pool)
+            give(quick, f"b{tenant}", pool)
+        assert quick.claim(pool, "w1", is_idle=False) == "standby"
+        assert not self.next(quick, pool, "w2").alone, "another is emptying itself"
+        alone = self.next(quick, pool, "w1")
+        assert alone.alone
+        assert not self.next(quick, pool, "w2").alone, "another runs one"
+        assert not self.next(quick, pool, "w3", is_idle=False).alone
+        quick.commit(alone, {}, {})
+        assert self.next(quick, pool, "w2").alone
+
+    @pytest.mark.parametrize("end", ["commit", "release", "lost", "retried"])
+    def test_its_end_lets_the_next_begin(self, end: str, quick: JobStore, tenant: str, pool: str) -> None:
+        for _ in range(2):
+            self.suspect(quick, f"a{tenant}", pool)
+            give(quick, f"b{tenant}", pool)
+        alone = self.next(quick, pool, "w1")
+        assert alone.alone
+        assert quick.redis.get(f"dq:emptying:{pool}") == keys.ref(alone.tenant, alone.id)
+        match end:
+            case "commit":
+                quick.commit(alone, {}, {})
+            case "release":
+                quick.release(alone)
+            case "retried":
+                quick.fail(alone, {"code": "probe_failed", "message": "no", "retryable": True}, delay_s=60)
+            case _:
+                quick.abandon(alone)
+                quick.redis.delete("dq:sweep")
+                quick.reap()
+        assert quick.redis.get(f"dq:emptying:{pool}") is None
+
+    def test_while_it_runs_its_place_is_kept(self, quick: JobStore, tenant: str, pool: str) -> None:
+        self.suspect(quick, tenant, pool)
+        give(quick, tenant, pool)
+        alone = self.next(quick, pool, "w1")
+        quick.redis.pexpire(f"dq:emptying:{pool}", 2_000)
+        assert quick.beat([alone]) == ["ok"]
+        assert quick.redis.pttl(f"dq:emptying:{pool}") > 10_000
+
+    def test_one_worker_alone_serves_both_in_turn(self, quick: JobStore, tenant: str, pool: str) -> None:
+        for _ in range(4):
+            self.suspect(quick, f"a{tenant}", pool)
+            give(quick, f"b{tenant}", pool)
+        alone = []
+        for _ in range(6):
+            claim = self.next(quick, pool, "w1")
+            alone.append(claim.alone)
+            quick.commit(claim, {}, {})
+        assert alone == [True, False] * 3
+
+    def test_they_use_their_tenants_share(self, quick: JobStore, tenant: str, pool: str) -> None:
+        greedy, modest = f"a{tenant}", f"b{tenant}"
+        for _ in range(3):
+            self.suspect(quick, greedy, pool)
+        for _ in range(3):
+            assert self.next(quick, pool, "w1").alone, "nobody else waits"
+        for _ in range(6):
+            give(quick, greedy, pool)
+            give(quick, modest, pool)
+        assert [claimed(quick, pool).tenant for _ in range(3)] == [modest] * 3
+
+    def test_runs_that_can_go_on_elsewhere_make_room(self, quick: JobStore, tenant: str, pool: str) -> None:
+        for _ in range(2):
+            give(quick, tenant, pool)
+        saved, unsaved = (self.next(quick, pool, "w1") for _ in range(2))
+        quick.note_snapshot(saved, SavedRun(key="k", step=1, bytes=1, sha256="0" * 64))
+        resumable = frozenset({"probe"})
+        assert quick.beat([saved, unsaved], resumable=resumable) == ["ok", "ok"]
+        self.suspect(quick, tenant, pool)
+        assert quick.claim(pool, "w1", is_idle=False) == "standby"
+        assert quick.beat([saved, unsaved]) == ["ok", "ok"], "their kind cannot"
+        assert quick.beat([saved, unsaved], resumable=resumable) == ["yield", "ok"]
+
+
 class TestCalledAway:
     """A running low job and a high one that waits, beyond what the state machine can age."""
 
@@ -113,6 +208,8 @@ class TestCalledAway:
 
     @staticmethod
     def beat(store: JobStore, *claims: Claim, is_full: bool = True) -> list[Signal]:
+        for claim in claims:
+            store.note_snapshot(claim, SavedRun(key="k", step=1, bytes=1, sha256="0" * 64))
         return store.beat(list(claims), is_full=is_full, resumable=frozenset({"probe"}))
 
     def test_the_youngest_of_several(self, quick: JobStore, tenant: str, pool: str) -> None:
@@ -128,6 +225,13 @@ class TestCalledAway:
         quick.release(young)
         assert claimed(quick, pool).id == high
         assert self.beat(quick, old) == ["ok"]
+
+    def test_one_without_a_snapshot_is_left_alone(self, quick: JobStore, tenant: str, pool: str) -> None:
+        give(quick, tenant, pool, "low")
+        running = claimed(quick, pool)
+        self.wait(quick, tenant, give(quick, tenant, pool, "high"))
+        assert quick.beat([running], is_full=True, resumable=frozenset({"probe"})) == ["ok"]
+        assert self.beat(quick, running) == ["yield"]
 
     def test_one_that_has_aged_is_left_alone(self, quick: JobStore, tenant: str, pool: str) -> None:
         low = give(quick, tenant, pool, "low")

@@ -187,6 +187,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             job.close(outcome)
             job.move(state)
             job.alone = False
+            if self.pools[job.pool].emptying is job:
+                self.pools[job.pool].emptying = None
             if state in FINAL:
                 job.paused = False
 
@@ -205,6 +207,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             assert claim.id == expected.id
             expected.move(JobState.RUNNING)
             expected.attempt += 1
+            expected.worker = worker
             expected.outcomes.append(None)
             assert (claim.attempt, claim.alone) == (expected.attempt, expected.alone)
             assert claim.snapshot == expected.saved
@@ -218,10 +221,15 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         @rule(held=st.lists(claims, min_size=1, max_size=4, unique_by=lambda claim: (claim.id, claim.attempt)),
               is_full=st.booleans())  # fmt: skip
         def beat(self, held: list[Claim], is_full: bool) -> None:
-            expected = [job.told if (job := self.owned(claim)) else "lost" for claim in held]
+            expected = [self.told(job) if (job := self.owned(claim)) else "lost" for claim in held]
             if is_full and "yield" not in expected:
                 self.call_away(held, expected)
             assert store.beat(held, is_full=is_full, resumable=frozenset({"probe"})) == expected
+
+        def told(self, job: ModelJob) -> str:
+            """By a beat: a run that can go on elsewhere makes room where its worker empties itself."""
+            makes_room = bool(job.saved) and not job.alone and self.pools[job.pool].emptying == job.worker
+            return "yield" if job.told == "ok" and makes_room else job.told
 
         def call_away(self, held: list[Claim], expected: list[str]) -> None:
             """The youngest low job yields to a high one that is first in line and has waited."""
@@ -239,7 +247,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
 
         @staticmethod
         def yields(job: ModelJob) -> bool:
-            return job.priority == "low" and not job.alone
+            return job.priority == "low" and not job.alone and job.saved is not None
 
         @precondition(lambda self: self.live_claims())
         @rule(data=st.data(), then_release=st.booleans())
@@ -251,6 +259,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             self.submit(data.draw(st.sampled_from(TENANTS)), pool, "high", None)
             self.high_jobs_wait()
             held = self.live_claims()[-3:]
+            for claim in held:
+                self.save(claim, 5)
             self.beat(held, is_full=True)
             if then_release:
                 for claim in held:
@@ -269,6 +279,8 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             assert store.note_snapshot(claim, saved) == ("ok" if job else "lost")
             if job:
                 job.saved = saved
+                if saved.step > job.lost_step:
+                    job.losses = 0
             else:
                 self.fenced += 1
 
@@ -379,7 +391,9 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                 store.redis.zadd("dq:leases", {keys.ref(job.tenant, job.id): 1})
             store.reap()
             job.losses += 1
-            ends = JobState.FAILED if job.late or job.alone else JobState.QUEUED
+            job.lost_step = job.saved.step if job.saved else 0
+            is_poison = job.alone and job.losses >= settings.max_losses
+            ends = JobState.FAILED if job.late or is_poison else JobState.QUEUED
             state = JobState.CANCELLED if job.cancel else ends
             self.end_run(job, "lost", state)
             if state == JobState.QUEUED:

@@ -62,8 +62,52 @@ def test_an_abandoned_job_counts_as_lost_at_the_next_sweep(store: JobStore, tena
     job_id = submit(store, tenant, pool)
     claim = claimed(store, pool)
     assert store.abandon(claim) is Signal.OK
+    store.redis.delete("dq:sweep")  # other tests' workers may have swept long ago
     store.reap()
     record = store.get(tenant, job_id)
     assert (record.state, record.losses, record.failures) == (JobState.QUEUED, 1, 0)
     assert [attempt.outcome for attempt in record.attempts] == ["lost"]
     assert store.abandon(claim) is Signal.LOST
+
+
+class TestLosses:
+    """A run that gets on is not its workers' murderer."""
+
+    @staticmethod
+    def lose(store: JobStore, claim: Claim) -> None:
+        store.abandon(claim)
+        store.redis.delete("dq:sweep")
+        store.reap()
+
+    def test_progress_beyond_the_last_loss_forgets_them(self, store: JobStore, tenant: str, pool: str) -> None:
+        job_id = submit(store, tenant, pool)
+        for step in range(1, 6):  # more workers than max_losses
+            claim = claimed(store, pool)
+            assert not claim.alone
+            store.note_snapshot(claim, SavedRun(key=f"k{step}", step=step, bytes=10, sha256="0" * 64))
+            self.lose(store, claim)
+            assert store.get(tenant, job_id).losses == 1
+
+    def test_the_same_step_again_does_not(self, store: JobStore, tenant: str, pool: str) -> None:
+        job_id = submit(store, tenant, pool)
+        for losses in (1, 2, 3):
+            claim = claimed(store, pool)
+            if losses > 1:
+                store.note_snapshot(claim, ONE)
+            else:
+                store.note_snapshot(claim, TWO)
+            self.lose(store, claim)
+            assert store.get(tenant, job_id).losses == losses
+        assert store.get(tenant, job_id).state is JobState.FAILED
+
+    def test_a_suspect_that_got_on_is_not_failed(self, store: JobStore, tenant: str, pool: str) -> None:
+        job_id = submit(store, tenant, pool)
+        for _ in range(2):
+            self.lose(store, claimed(store, pool))
+        alone = claimed(store, pool)
+        assert alone.alone
+        store.note_snapshot(alone, ONE)
+        self.lose(store, alone)
+        record = store.get(tenant, job_id)
+        assert (record.state, record.losses) == (JobState.QUEUED, 1)
+        assert not claimed(store, pool).alone

@@ -6,13 +6,13 @@ import uuid
 
 import pytest
 
-from shared.errors import Expired, NotFound, StoreUnavailable
+from shared.errors import Expired, NotFound
 from shared.jobs import JobState, NewJob
 from shared.settings import Settings
 from shared.storage import ObjectStore, artifact_key
 from shared.store import JobStore, Reaped
 from tests.support.polling import eventually
-from worker.reaper import Reaper
+from worker.reaper import BATCH, ROUNDS, Reaper
 
 pytestmark = pytest.mark.integration
 
@@ -46,39 +46,32 @@ def test_results_past_their_time_go(
         objects.head(key)
 
 
-def test_after_an_outage_workers_get_a_beat_before_leases_are_reaped(
-    settings: Settings, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+def test_a_sweep_goes_on_while_there_is_more(
+    settings: Settings, store: JobStore, objects: ObjectStore, tenant: str, pool: str
 ) -> None:
-    class Store:
-        is_up = True
-        reaps = 0
+    jobs = [NewJob(str(uuid.uuid4()), tenant, "probe", pool, {}, deadline_s=60) for _ in range(2 * BATCH + 5)]
+    for job in jobs:
+        store.submit(job)
+    store.redis.zadd("dq:deadlines", {f"{tenant}:{job.id}": 1 for job in jobs})
+    Reaper(store, objects, settings).sweep()
+    assert {record.state for record in store.list_jobs(tenant, limit=500).jobs} == {JobState.EXPIRED}
 
-        def reap(self, _limit: int) -> Reaped:
-            if not self.is_up:
-                raise StoreUnavailable("away")
+
+def test_but_not_without_an_end(settings: Settings, objects: ObjectStore) -> None:
+    class Store:
+        reaps = promotions = 0
+
+        def reap(self, limit: int) -> Reaped:
             self.reaps += 1
-            return Reaped()
+            return Reaped(requeued=limit)
 
         def promote(self, _limit: int) -> tuple[int, int]:
-            if not self.is_up:
-                raise StoreUnavailable("away")
+            self.promotions += 1
             return (0, 0)
 
         def due_for_expiry(self, _limit: int) -> list[tuple[str, str]]:
             return []
 
-    now = [100.0]
-    monkeypatch.setattr("worker.reaper.time.monotonic", lambda: now[0])
     store = Store()
-    reaper = Reaper(store, objects, settings)  # type: ignore[arg-type]
-    reaper.sweep()
-    assert store.reaps == 1
-    store.is_up = False
-    with pytest.raises(StoreUnavailable):
-        reaper.sweep()
-    store.is_up = True
-    reaper.sweep()
-    assert store.reaps == 1
-    now[0] += settings.beat_s + 0.01
-    reaper.sweep()
-    assert store.reaps == 2
+    Reaper(store, objects, settings).sweep()  # type: ignore[arg-type]
+    assert (store.reaps, store.promotions) == (ROUNDS, 1)

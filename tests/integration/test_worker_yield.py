@@ -20,9 +20,16 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def worker(settings: Settings, store: JobStore, objects: ObjectStore, pool: str, tmp_path: Path) -> Iterator[Worker]:
-    """One slot, beats twice a second, a high job waits half a second."""
+    """One slot, beats twice a second, snapshots faster; a high job waits half a second."""
     own = settings.model_copy(
-        update={"pool": pool, "kinds": "probe", "slots": 1, "preempt_after_s": 0.5, "drain_grace_s": 0.0}
+        update={
+            "pool": pool,
+            "kinds": "probe",
+            "slots": 1,
+            "preempt_after_s": 0.5,
+            "snapshot_every_s": 0.2,
+            "drain_grace_s": 0.0,
+        }
     )
     worker = Worker(own, store, tmp_path)
     yield worker

@@ -37,6 +37,8 @@ class ModelJob:
     late: bool = False  # its deadline has passed
     result: dict[str, int] | None = None
     saved: SavedRun | None = None  # the last snapshot
+    lost_step: int = 0  # of the snapshot there was when a worker was lost last
+    worker: str = ""  # that claimed it last
     outcomes: list[str | None] = field(default_factory=list)
 
     @property
@@ -71,7 +73,8 @@ class ModelPool:
         self.owed: dict[str, int] = {}
         self.clock = 0
         self.suspects: list[ModelJob] = []
-        self.emptying: str | None = None
+        self.emptying: str | ModelJob | None = None  # a worker, then the suspect it runs before the line
+        self.forced: str | None = None  # the worker that owes the line a job
 
     def add(self, job: ModelJob) -> None:
         """The job becomes ready."""
@@ -107,28 +110,41 @@ class ModelPool:
     def take(self, worker: str, *, is_idle: bool) -> tuple[ModelJob | str | None, list[ModelJob]]:
         """The job that is claimed next (or `standby`), and those found late on the way to it."""
         late: list[ModelJob] = []
-        if self.suspects and self.suspects[0].suspect_since == AGES_AGO:
-            if not is_idle and self.emptying in (None, worker):
+        has_line = bool(self.turns)
+        may_force = self.emptying in (None, worker) and not (has_line and self.forced == worker)
+        if self.suspects and self.suspects[0].suspect_since == AGES_AGO and may_force:
+            if not is_idle:
                 self.emptying = worker
                 return "standby", late
-            if is_idle and (job := self._take_suspect(late)):
+            if job := self._take_suspect(worker, late, is_forced=has_line):
                 return job, late
-        job = self._take_from_line(late)
+        job = self._take_from_line(worker, late)
         if job is None and is_idle:
-            job = self._take_suspect(late)
+            job = self._take_suspect(worker, late, is_forced=False)
         return job, late
 
-    def _take_suspect(self, late: list[ModelJob]) -> ModelJob | None:
+    def _take_suspect(self, worker: str, late: list[ModelJob], *, is_forced: bool) -> ModelJob | None:
         while self.suspects:
             job = self.suspects.pop(0)
             if not job.late:
-                self.emptying = None
+                if is_forced:
+                    self.emptying, self.forced = job, worker
+                elif self.emptying == worker:
+                    self.emptying = None
+                self._charge(job.tenant)
                 job.alone = True
                 return job
             late.append(job)
         return None
 
-    def _take_from_line(self, late: list[ModelJob]) -> ModelJob | None:
+    def _charge(self, tenant: str) -> None:
+        stride = STRIDE // self.weights.get(tenant, 1)
+        if tenant in self.turns:
+            self.turns[tenant] += stride
+        else:
+            self.owed[tenant] = max(self.clock, self.owed.get(tenant, 0)) + stride
+
+    def _take_from_line(self, worker: str, late: list[ModelJob]) -> ModelJob | None:
         while self.turns:
             tenant = self._first_tenant()
             job = self.ready[tenant].pop(0)
@@ -140,6 +156,8 @@ class ModelPool:
             self.turns[tenant] += STRIDE // self.weights.get(tenant, 1)
             self._retire(tenant)
             job.alone = False
+            if self.forced == worker:
+                self.forced = None
             return job
         return None
 
