@@ -56,7 +56,8 @@ class Storm:
         """Start it all; `before` is called when the servers run and no worker does. Callers begin with rage()."""
         folder = Path(tempfile.mkdtemp(prefix="storm-", dir=run.folder))
         ledger = Ledger(folder / "ledger.jsonl")
-        cluster = Cluster(folder, ledger, stations=stations, **settings)
+        workers = settings.pop("workers", run.pick(3, 2))
+        cluster = Cluster(folder, ledger, workers=workers, stations=stations, **settings)
         if before:
             before(cluster)
         with cluster:

@@ -11,7 +11,7 @@ __all__ = ["run"]
 
 def run(run: Run) -> Row:
     """20 kills, 500 jobs; what was asked twice under one id is one job."""
-    kills, jobs = run.pick(20, 2), run.pick(500, 40)
+    kills, jobs = run.pick(20, 1), run.pick(500, 40)
     with Storm.of(run, per_s=60, load={"callers": 8}) as storm:
 
         def kill() -> None:

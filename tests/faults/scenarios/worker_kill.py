@@ -15,7 +15,7 @@ EVERY_S = (0.4, 2.0)
 
 def run(run: Run) -> Row:
     """100 kills, 2,000 jobs; recovered within the lease and 5 s. What loses three workers fails, and is counted."""
-    kills, jobs = run.pick(100, 4), run.pick(2_000, 50)
+    kills, jobs = run.pick(100, 3), run.pick(2_000, 40)
     with Storm.of(run, per_s=PER_S, workers=WORKERS) as storm:
 
         def kill() -> None:
