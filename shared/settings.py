@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = ["ENV_PREFIX", "Settings"]
 
@@ -82,7 +82,9 @@ class Settings(BaseModel):
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
     drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")
     upload_patience_s: float = Field(
-        300.0, ge=0, description="an output waits this long for the object store, its lease held; then its job retries"
+        300.0,
+        ge=0,
+        description="an output waits this long for the object store, its lease held; then it goes back",
     )
     recycle_after_jobs: int = Field(0, ge=0, description="drain and exit 0 after so many jobs; 0: never")
     recycle_rss_growth: float = Field(
@@ -104,6 +106,21 @@ class Settings(BaseModel):
     log_format: str = Field("json", pattern=r"^(json|console)$", description="json for machines, console for people")
 
     @property
+    def stop_within_s(self) -> float:
+        """SIGTERM to exit: the grace, the last uploads and snapshots, engines that do not hear, a Redis that is away.
+        Supervisors kill no sooner (deploy/RUNBOOK.md)."""
+        return self.drain_grace_s + 30.0
+
+    @model_validator(mode="after")
+    def _beats_fit(self) -> Settings:
+        if self.beat_s * 3 > self.lease_s:
+            raise ValueError(
+                f"three beats must fit in a lease: {ENV_PREFIX}BEAT_S is {self.beat_s:g}, so {ENV_PREFIX}LEASE_S "
+                f"must be {3 * self.beat_s:g} at least, not {self.lease_s:g}"
+            )
+        return self
+
+    @property
     def public_s3_endpoint(self) -> str:
         """The endpoint presigned URLs point to."""
         return self.s3_public_endpoint or self.s3_endpoint
@@ -118,5 +135,8 @@ class Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [f"{ENV_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+            lines = [
+                f"{ENV_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" if e["loc"] else e["msg"]
+                for e in error.errors()
+            ]
             raise SystemExit("bad settings\n  " + "\n  ".join(lines)) from None

@@ -60,6 +60,7 @@ class JobMonitor:
         self._on_preview = on_preview
         self._on_snapshot = on_snapshot
         self._cause: Stopped | None = None
+        self.stopped_at = 0.0  # local monotonic time of the latest cause
         self._interrupted = threading.Event()
         self._progress: dict[str, Any] = {}
         self._preview: dict[str, Any] | None = None
@@ -123,6 +124,7 @@ class JobMonitor:
         """Make the next check raise, and wake whoever waits. A weaker cause does not replace a stronger one."""
         if self._cause is None or _RANK[type(cause)] > _RANK[type(self._cause)]:
             self._cause = cause
+            self.stopped_at = time.monotonic()
             self._interrupted.set()
 
     def renewed(self, at: float, signal: Signal) -> None:

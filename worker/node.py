@@ -28,6 +28,7 @@ from worker.failpoints import FailPoints
 from worker.heartbeat import Heartbeat
 from worker.hooks import Hooks, RunLog, RunMetrics
 from worker.inputs import Inputs
+from worker.intake import Intake
 from worker.nudges import Nudges
 from worker.periodic import Periodic
 from worker.previews import Previews
@@ -71,9 +72,8 @@ class WorkerNode:
         snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
         self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
-        self._watchdog = Watchdog(
-            self._runs, turns, self._store, settings.step_timeout_s, shut=self._shut, end=self._die
-        )
+        self._intake = Intake(self._spool, self._objects, lambda: self.is_draining)
+        self._watchdog = Watchdog(self._runs, turns, self._store, settings, shut=self._shut, end=self._die)
         self._recycling = Recycling(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
         self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
@@ -82,7 +82,7 @@ class WorkerNode:
         self._threads: list[Periodic] = [
             self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, snapshots.thread, reaper.thread,
             auditor.thread,
-            self._watchdog.thread, self._spool.thread, self._recycling.thread,
+            self._watchdog.thread, self._spool.thread, self._intake.thread, self._recycling.thread,
         ]  # fmt: skip
 
     def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
@@ -94,8 +94,9 @@ class WorkerNode:
             reports=reports,
             previews=previews,
             snapshots=snapshots,
-            hooks=Hooks([RunMetrics(), RunLog(), self._watchdog, self._recycling]),
+            hooks=Hooks([RunMetrics(), RunLog(), self._recycling]),
             runs=self._runs,
+            intake=self._intake,
             spool=self._spool,
             failpoints=failpoints,
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from shared.errors import Cancelled, ObjectStoreUnavailable, Stopped
+from shared.errors import Cancelled, Draining, ObjectStoreUnavailable, Stopped
 from worker.monitor import JobMonitor
 
 __all__ = ["jittered", "patiently"]
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 BASE_S = 0.5
 CAP_S = 10.0
+DRAIN_S = 4.0  # for what is made already, when a worker that stops has no grace left
 
 
 def jittered(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
@@ -33,7 +34,7 @@ def patiently(
 ) -> T:
     """`call` until the object store answers, for `patience_s`; what stops the run, `but` for those, ends it too.
 
-    A cancel does not by default: what the run made is kept.
+    A cancel does not by default: what the run made is kept. Where draining does not either, it leaves DRAIN_S.
     """
     failed = 0
     give_up_at = time.monotonic() + patience_s
@@ -43,6 +44,8 @@ def patiently(
             return call()
         except ObjectStoreUnavailable:
             wait_s = jittered(failed)
+            if monitor.is_stopped_by(Draining):
+                give_up_at = min(give_up_at, monitor.stopped_at + DRAIN_S)
             if time.monotonic() + wait_s > give_up_at:
                 raise
             failed += 1

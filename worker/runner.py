@@ -13,15 +13,18 @@ from structlog.contextvars import bound_contextvars
 from shared.errors import (
     Cancelled,
     DeadlineExceeded,
+    Draining,
     DreamqueueError,
     EngineError,
     Internal,
     InvalidInput,
     LeaseLost,
     ModelUnavailable,
+    ObjectStoreUnavailable,
     OutOfMemory,
     Stopped,
     StoreUnavailable,
+    Unavailable,
     Yielded,
 )
 from shared.jobs import FINAL, Claim, JobState
@@ -34,6 +37,7 @@ from worker.engines.base import Engine, Output, StoppedWithOutput, Task
 from worker.failpoints import AFTER_CLAIM, AFTER_COMMIT, AFTER_UPLOAD, BEFORE_UPLOAD, FailPoints
 from worker.hooks import Ended, Hooks
 from worker.inputs import Inputs
+from worker.intake import Intake
 from worker.monitor import JobMonitor
 from worker.patience import jittered
 from worker.previews import Previews
@@ -47,6 +51,9 @@ from worker.uploads import Uploads
 __all__ = ["Runner", "RunnerParts"]
 
 log = get_logger(__name__)
+
+LEAST_DELAY_S = 0.1  # of a job that a server's outage sends back
+KEPT_THROUGH = (Cancelled, Yielded, Draining)  # what is made is not thrown away for these
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class RunnerParts:
     snapshots: Snapshots
     hooks: Hooks
     runs: Runs
+    intake: Intake
     spool: Spool
     failpoints: FailPoints
 
@@ -92,9 +100,13 @@ class Runner:
     def _next(self) -> JobMonitor | None:
         """The next job, leased to us and among the runs; waits where a job runs alone here, or is to."""
         while True:
+            if not self._parts.intake.wait():
+                return None  # whoever reaps next sees a job without a doorbell, and rings
             with self._parts.runs.claiming() as is_idle:
-                if self._is_draining() or self._parts.spool.is_full:
-                    return None  # whoever reaps next sees a job without a doorbell, and rings
+                if self._is_draining():
+                    return None
+                if not self._parts.intake.is_open:
+                    continue
                 asked_at = time.monotonic()
                 claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name, is_idle=is_idle)
                 if claim is None:
@@ -143,12 +155,14 @@ class Runner:
         """Everything up to telling the store; every way a run can end becomes a Settlement."""
         try:
             rendered = self._parts.spool.get(monitor.claim) or self._make(monitor, timings)
-            monitor.check(but=(Cancelled, Yielded))  # what is made is not thrown away for a pause
-            return self._commit(rendered, monitor, timings)
+            monitor.check(but=KEPT_THROUGH)
+            return self._store(rendered, monitor, timings)
         except StoppedWithOutput as stop:
             return self._keep_partial(stop, monitor, timings)
         except Stopped as stop:
             return self._stopped(stop, monitor, timings)
+        except Unavailable as error:
+            return self._hindered(error, monitor.claim, timings)
         except DreamqueueError as error:
             return self._failed(error, monitor.claim, timings)
         except MemoryError:
@@ -170,7 +184,7 @@ class Runner:
         monitor.check()
         monitor.is_in_engine = True
         try:
-            output = engine.run(Task(spec, images, claim.failures, saved), monitor)
+            output = engine.run(Task(spec, images, claim.failures, saved, _was_too_large(claim)), monitor)
         finally:
             monitor.is_in_engine = False
         monitor.offer = None  # what it holds on the device may go
@@ -184,15 +198,16 @@ class Runner:
         with _timed(timings, "encode_s", bool(output.pictures)):
             return render(output)
 
-    def _commit(
+    def _store(
         self,
         rendered: Rendered,
         monitor: JobMonitor,
         timings: dict[str, float],
         *,
         state: JobState = JobState.SUCCEEDED,
-        but: tuple[type[Stopped], ...] = (Cancelled, Yielded),
+        but: tuple[type[Stopped], ...] = KEPT_THROUGH,
     ) -> Settlement:
+        """Upload everything; the settlement that commits it."""
         self._parts.failpoints.passing(BEFORE_UPLOAD)
         with _timed(timings, "upload_s", bool(rendered.artifacts)):
             stored = self._parts.uploads.put(rendered, monitor, but)
@@ -205,8 +220,8 @@ class Runner:
             return self._stopped(stop.cause, monitor, timings)
         try:
             rendered = self._render(stop.output, timings)
-            but = (Cancelled, Yielded, DeadlineExceeded)
-            kept = self._commit(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
+            but = (*KEPT_THROUGH, DeadlineExceeded)
+            kept = self._store(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
         except Stopped as stopped:
             return self._stopped(stopped, monitor, timings)
         except (DreamqueueError, OSError) as error:
@@ -227,13 +242,25 @@ class Runner:
         self._parts.snapshots.save_last(monitor)
         return Settlement("release", error=stop, timings=timings)
 
+    def _hindered(self, error: Unavailable, claim: Claim, timings: dict[str, float]) -> Settlement:
+        """A server was away: no fault of the job, which goes back to its place and waits a little."""
+        log.warning("run hindered; the job goes back", error=error.message)
+        if isinstance(error, ObjectStoreUnavailable):
+            self._parts.intake.went_away()
+        wait_s = jittered(claim.attempt, self._settings.retry_base_s, self._settings.retry_cap_s)
+        return Settlement("release", error=error, delay_s=max(LEAST_DELAY_S, wait_s), timings=timings)
+
     def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Settlement:
-        if isinstance(error, OutOfMemory) and claim.failures:
+        if isinstance(error, OutOfMemory) and _was_too_large(claim):
             error.retryable = False  # this was the try with smaller batches
         if not isinstance(error, EngineError | InvalidInput):
             log.warning("run failed", error=error.message)
         delay_s = jittered(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)
         return Settlement("fail", error=error, delay_s=delay_s, timings=timings)
+
+
+def _was_too_large(claim: Claim) -> bool:
+    return claim.last_error_code == OutOfMemory.code
 
 
 def _spec_of(claim: Claim) -> Spec:

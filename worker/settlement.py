@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.errors import Draining, DreamqueueError, Expired, LeaseLost, NotFound, StoreUnavailable
+from shared.errors import Draining, DreamqueueError, Expired, LeaseLost, NotFound, StoreUnavailable, Unavailable
 from shared.jobs import Claim, JobState
 from shared.store import JobStore
 from worker.monitor import JobMonitor
@@ -54,7 +54,8 @@ def _writer(store: JobStore, claim: Claim, settlement: Settlement) -> Callable[[
         result = settlement.result or {}
         return lambda: store.commit(claim, result, settlement.timings, state=settlement.state)
     if settlement.kind == "release":
-        return lambda: store.release(claim)
+        why = settlement.error.to_json() if isinstance(settlement.error, Unavailable) else None
+        return lambda: store.release(claim, delay_s=settlement.delay_s, error=why)
     assert settlement.error is not None
     error = settlement.error.to_json()
     return lambda: store.fail(

@@ -29,6 +29,7 @@ __all__ = ["Snapshots"]
 log = get_logger(__name__)
 
 FETCH_PATIENCE_S = 10.0  # beyond it a run starts from zero
+EASY_BYTES = 8 * 2**20  # a snapshot of more is made as much more seldom: a video's frames would all go again and again
 LAST_PATIENCE_S = 4.0  # a stopped run's last snapshot may take this long; then the one before it counts
 
 
@@ -56,10 +57,12 @@ class Snapshots:
     # --- for the run's own thread ----------------------------------------------------------------------------------
 
     def offered(self, monitor: JobMonitor) -> None:
-        """The run can be saved as it is now: done when the last time is `every_s` ago."""
+        """The run can be saved as it is now: done when the last time is `every_s` ago, longer after a large one."""
         if not self._every_s or monitor.has_snapshot_in_flight or monitor.offer is None:
             return
-        if time.monotonic() - monitor.saved_at < self._every_s:
+        saved = monitor.saved or monitor.claim.snapshot
+        every_s = self._every_s * max(1.0, saved.bytes / EASY_BYTES if saved else 0.0)
+        if time.monotonic() - monitor.saved_at < every_s:
             return
         order = _made(monitor, monitor.offer)
         if order is None:
@@ -73,7 +76,11 @@ class Snapshots:
         offer: Offer | None = monitor.offer
         if not self._every_s or offer is None or (monitor.saved and monitor.saved.step == offer.step):
             return
-        order = _made(monitor, offer)
+        monitor.moved_at, monitor.is_in_engine = time.monotonic(), True  # `make` may hang as any step may
+        try:
+            order = _made(monitor, offer)
+        finally:
+            monitor.is_in_engine = False
         if order is None:
             return
         self._orders.put(order)

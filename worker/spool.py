@@ -38,6 +38,7 @@ log = get_logger(__name__)
 
 MAGIC = b"dreamqueue-output-1"
 SUFFIX = ".out"
+HALF = ".half"
 MEMORY_BYTES = 256 * 2**20  # of outputs that found no place on disk and whose runs are over; the oldest go first
 SWEEP_EVERY_S = 60.0
 TORN_S = 3600.0  # a half-written file older than this has nobody to finish it
@@ -115,7 +116,7 @@ class Spool:
         if self._used(folder) + len(content) > self._max_bytes:
             raise OSError(errno.ENOSPC, f"the spool would hold more than {self._max_bytes} bytes")
         path = _path(folder, ref)
-        half = path.with_suffix(f".{os.getpid()}.half")
+        half = path.with_suffix(f".{os.getpid()}{HALF}")
         try:
             half.write_bytes(content)
             half.replace(path)
@@ -134,25 +135,39 @@ class Spool:
 
     def sweep(self) -> None:
         """Forget outputs of jobs that ended elsewhere. Raises StoreUnavailable."""
+        with self._lock:
+            held = list(self._held)
+        for ref in held:
+            if self._has_ended(ref):
+                with self._lock:
+                    self._held.pop(ref, None)
         if self._folder is None or not self._folder.is_dir():
             return
         for path in list(self._folder.iterdir()):
             with suppress(FileNotFoundError):
                 if path.suffix == SUFFIX:
                     self._sweep_one(path)
-                elif time.time() - path.stat().st_mtime > TORN_S:
+                elif path.suffix == HALF and time.time() - path.stat().st_mtime > TORN_S:
                     path.unlink()
 
     def _sweep_one(self, path: Path) -> None:
         with path.open("rb") as file:
-            file.readline()
+            if not file.readline().startswith(MAGIC + b" "):
+                return  # not ours: a newer form, or somebody else's folder
             header = file.readline()
         try:
-            has_ended = self._store.get(*keys.split_ref(json.loads(header)["ref"])).is_final
-        except (NotFound, Expired, ValueError, KeyError, TypeError):
-            has_ended = True
+            ref = json.loads(header)["ref"]
+            has_ended = self._has_ended(ref)
+        except (ValueError, KeyError, TypeError):
+            has_ended = True  # damaged
         if has_ended:
             path.unlink()
+
+    def _has_ended(self, ref: str) -> bool:
+        try:
+            return self._store.get(*keys.split_ref(ref)).is_final
+        except (NotFound, Expired):
+            return True
 
 
 def _ref(claim: Claim) -> str:

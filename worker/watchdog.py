@@ -12,11 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from shared.jobs import Claim
 from shared.logs import get_logger
+from shared.settings import Settings
 from shared.store import JobStore
 from worker.engines.turns import Turns
-from worker.hooks import Ended
 from worker.monitor import JobMonitor
 from worker.periodic import Periodic
 from worker.runs import Runs
@@ -26,21 +25,25 @@ __all__ = ["EXIT_CODE", "Watchdog"]
 log = get_logger(__name__)
 
 EXIT_CODE = 70  # EX_SOFTWARE
-FIRST_STEP_FACTOR = 5  # until a kind has taken a step here: kernels are compiled and tuned with the first one
+FIRST_STEP_FACTOR = 5  # for each stage's first step: kernels are compiled and tuned with it
 LOOKS = 4  # per timeout
 CLAIM_S = 3.0  # for claims under way, so that what they bring is given back too
 
 
 class Watchdog:
-    """One thread, and a hook that learns which kinds are warm. `end` tells the world and never returns; from `shut` on
-    nothing is claimed."""
+    """One thread. `end` tells the world and never returns; from `shut` on nothing is claimed.
+
+    A call that hangs with the interpreter's lock held stops this thread too: then faulthandler's C timer ends it all,
+    with 1. It cannot tell a hang from a process that stood still, so it is armed only while jobs run, for longer than
+    a lease: whoever it meets has lost its jobs already.
+    """
 
     def __init__(
         self,
         runs: Runs,
         turns: Turns,
         store: JobStore,
-        step_timeout_s: float,
+        settings: Settings,
         *,
         shut: Callable[[], None],
         end: Callable[[int], None],
@@ -48,30 +51,25 @@ class Watchdog:
         self._runs = runs
         self._turns = turns
         self._store = store
-        self._timeout_s = step_timeout_s
+        self._timeout_s = timeout_s = settings.step_timeout_s
+        self._blind_s = max(2 * FIRST_STEP_FACTOR * timeout_s, 2 * settings.lease_s)
         self._shut = shut
         self._end = end
-        self._warm: set[str] = set()
         self._looked_at = self._awake_since = time.monotonic()
-        self.thread = Periodic("watchdog", max(0.05, min(1.0, step_timeout_s / LOOKS)), self._watch)
-
-    def before(self, _claim: Claim) -> None:
-        """See Hook."""
-
-    def after(self, claim: Claim, ended: Ended) -> None:
-        """See Hook."""
-        if ended.outcome == "succeeded":
-            self._warm.add(claim.kind)
+        self.thread = Periodic("watchdog", max(0.05, min(1.0, timeout_s / LOOKS)), self._watch)
 
     def stop(self) -> None:
         """The process may take as long as it likes to end."""
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        if self._timeout_s:
-            # A call that hangs with the interpreter's lock held stops this thread too: then the C timer ends it all.
-            faulthandler.dump_traceback_later(2 * FIRST_STEP_FACTOR * self._timeout_s, exit=True)
-            self.look()
+        if not self._timeout_s:
+            return
+        self.look()
+        if len(self._runs):
+            faulthandler.dump_traceback_later(self._blind_s, exit=True)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
     def look(self) -> None:
         """One round."""
@@ -80,7 +78,6 @@ class Watchdog:
             self._awake_since = now  # the whole process stood still; nobody is to blame
         self._looked_at = now
         running = self._runs.all()
-        self._warm.update(monitor.claim.kind for monitor in running if monitor.latest)
         hung = [monitor for monitor in running if self._hangs(monitor, now)]
         if hung:
             self._bury(hung)
@@ -89,7 +86,7 @@ class Watchdog:
         if not monitor.is_in_engine or self._turns.is_waiting(monitor.thread):
             return False
         moved_at = max(monitor.moved_at, self._turns.moved_at(monitor.thread), self._awake_since)
-        factor = 1 if monitor.claim.kind in self._warm else FIRST_STEP_FACTOR
+        factor = 1 if _is_amid_a_stage(monitor) else FIRST_STEP_FACTOR
         return now - moved_at > factor * self._timeout_s
 
     def _bury(self, hung: list[JobMonitor]) -> None:
@@ -108,6 +105,12 @@ class Watchdog:
             _tried(lambda monitor=monitor: self._store.abandon(monitor.claim))  # type: ignore[misc]
         self._end(EXIT_CODE)
         os._exit(EXIT_CODE)
+
+
+def _is_amid_a_stage(monitor: JobMonitor) -> bool:
+    """Whether the run has taken steps like the one that is due: some of its latest stage, and not the last one."""
+    latest = monitor.latest
+    return "step" in latest and latest["step"] < latest["total"]
 
 
 def _tried(write: Callable[[], object]) -> None:

@@ -85,6 +85,7 @@ class Stack:
         self._children: dict[str, _Child] = {}
         self._lock: IO[str] | None = None
         self._stopping = False
+        self._worker_stop_s = _worker_stop_s(options.env or {})
 
     # --- start ---------------------------------------------------------------------------------------------------
 
@@ -223,10 +224,16 @@ class Stack:
             for child in running:
                 child.process.terminate()
             for child in running:
-                child.process.stop(grace_s=40.0 if child.command.name.startswith("worker") else 10.0)
+                child.process.stop(grace_s=self._worker_stop_s if child.command.name.startswith("worker") else 10.0)
         if self._lock:
             self._lock.close()
             self._lock = None
+
+
+def _worker_stop_s(env: dict[str, str]) -> float:
+    """How long a worker may take to stop: by the settings it gets, its own ones first."""
+    has_own = ENV_PREFIX + "DRAIN_GRACE_S" in env
+    return (Settings.from_env(env) if has_own else Settings.from_env()).stop_within_s
 
 
 def _ok(url: str) -> bool:

@@ -80,6 +80,8 @@ def test_it_is_known_who_waits_and_who_moved() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate"), OutOfMemory),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), OutOfMemory),
+        (RuntimeError("CUDA error: misaligned address in allocated block"), RuntimeError),
         (ShapeError("odd"), EngineError),
         (RuntimeError("something else"), RuntimeError),
     ],

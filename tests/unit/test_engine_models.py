@@ -138,10 +138,13 @@ class TestDalle:
             whole = run("dalle", prompts=["a tree"], n=5, seed=3)
             recorder = Recorder()
             spec = parse_spec("dalle", {"prompts": ["a tree"], "n": 5, "seed": 3})
-            again = engines["dalle"].run(Task(spec, {}, failures=1), recorder)
+            again = engines["dalle"].run(Task(spec, {}, failures=1, was_too_large=True), recorder)
+            other = Recorder()
+            engines["dalle"].run(Task(spec, {}, failures=2), other)
         finally:
             device.rows = rows
-        assert [step for step, _ in recorder.offers] == [2, 4, 5]
+        assert len(recorder.steps) == 3 * 16  # batches of 2, 2 and 1
+        assert len(other.steps) == 16  # what failed for another reason takes no less
         assert [p.image.tobytes() for p in again.pictures] == [p.image.tobytes() for p in whole.pictures]
 
     def test_progress_counts_every_token(self, run: Run) -> None:
@@ -240,6 +243,22 @@ class TestVqganClip:
             assert getattr(video, "n_frames", 1) >= 2
             assert video.size == (32, 32)
 
+    def test_a_video_shows_signs_of_life_with_every_frame(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And a cancel in its middle does not cost the picture."""
+        looks: list[int] = []
+        recorder = Recorder(stop_at=8)
+        check = recorder.check
+
+        def looked() -> None:
+            looks.append(len(recorder.steps))
+            check()
+
+        monkeypatch.setattr(recorder, "check", looked)
+        with pytest.raises(StoppedWithOutput) as stop:
+            run("vqgan_clip", recorder, prompts=["a tree"], iterations=9, size=[32, 32], preview_every=2, video=True)
+        assert looks.count(8) >= 6  # the cancel, four frames and the last
+        assert "video.webp" in stop.value.output.files
+
     def test_a_loss_that_is_no_number_is_named(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.models.vqgan_clip.VqganClipState.step", lambda _self: math.nan)
         with pytest.raises(NonFinite):
@@ -317,38 +336,58 @@ class TestResumedDalle:
     SPEC: ClassVar[dict[str, Any]] = {"prompts": ["a tree", "a red apple"], "n": 5, "keep": 3, "seed": 0}
 
     @pytest.fixture(autouse=True)
-    def _two_rows(self, engines: dict[str, Engine]) -> Iterator[None]:
+    def _two_rows(self, engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """At a time, and one step per turn."""
+        monkeypatch.setattr("worker.engines.device.TURN_S", 1e-6)
         device = engines["dalle"]._device  # type: ignore[attr-defined]
         device.rows, rows = 2, device.rows
         yield
         device.rows = rows
 
-    @pytest.mark.parametrize("stop_at", [17, 33, 70])
+    @pytest.mark.parametrize("stop_at", [2, 16, 17, 33, 70])
     def test_only_the_rest_is_sampled_to_the_same_pictures(self, run: Run, stop_at: int) -> None:
         whole = run("dalle", **self.SPEC)
         saved = saved_at(run, stop_at, "dalle", **self.SPEC)
         recorder = Recorder()
         resumed = run("dalle", recorder, saved, **self.SPEC)
-        finished = (stop_at - 1) // 16  # batches of 2 rows, each 16 tokens long
-        assert recorder.resumed_at == [2 * finished]
-        assert len(recorder.steps) == (5 - finished) * 16
-        assert recorder.steps[-1] == ("sample", 160, 160)
+        assert recorder.resumed_at == [2 * stop_at]  # tokens, of 2 rows each
+        assert [step for _, step, _ in recorder.steps] == list(range(2 * stop_at + 2, 162, 2))
         assert as_bytes(resumed) == as_bytes(whole)
         assert [(p.index, p.score) for p in resumed.pictures] == [(p.index, p.score) for p in whole.pictures]
+
+    @pytest.mark.parametrize(("stop_at", "given"), [(2, 0), (7, 0), (15, 0), (16, 0), (2, 8), (7, 8)])
+    def test_a_single_batch_goes_on_in_its_middle(
+        self, run: Run, engines: dict[str, Engine], stop_at: int, given: int
+    ) -> None:
+        """Also where a picture gave the first tokens."""
+        engines["dalle"]._device.rows = 64  # type: ignore[attr-defined]
+        spec: dict[str, Any] = {"prompts": ["a tree"], "n": 4, "seed": 3}
+        if given:
+            spec["image_prefix"] = {"image": REF, "rows": given // 4}
+        saved = saved_at(run, stop_at, "dalle", **spec)
+        recorder = Recorder()
+        resumed = run("dalle", recorder, saved, **spec)
+        assert recorder.resumed_at == [4 * (given + stop_at)]
+        assert len(recorder.steps) == 16 - given - stop_at
+        assert as_bytes(resumed) == as_bytes(run("dalle", **spec))
+
+    def test_a_smaller_device_goes_on_with_as_many_rows_as_it_holds(self, run: Run, engines: dict[str, Engine]) -> None:
+        saved = saved_at(run, 9, "dalle", **self.SPEC)
+        engines["dalle"]._device.rows = 1  # type: ignore[attr-defined]
+        recorder = Recorder()
+        resumed = run("dalle", recorder, saved, **self.SPEC)
+        assert recorder.resumed_at == [9]
+        assert len(recorder.steps) == 7 + 9 * 16
+        assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
 
     def test_a_larger_device_goes_on_where_a_smaller_one_was(self, run: Run, engines: dict[str, Engine]) -> None:
         saved = saved_at(run, 33, "dalle", **self.SPEC)
         engines["dalle"]._device.rows = 64  # type: ignore[attr-defined]
         recorder = Recorder()
         resumed = run("dalle", recorder, saved, **self.SPEC)
-        assert len(recorder.steps) == 16
+        assert len(recorder.steps) == 15 + 16  # the batch that was begun, and all the rest at once
         assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
 
-    def test_nothing_finished_is_nothing_saved(self, run: Run) -> None:
-        recorder = Recorder(stop_at=5, cause=Draining)
-        with pytest.raises(Draining):
-            run("dalle", recorder, **self.SPEC)
-        assert recorder.offers == []
 
 
 class TestResumedProbe:

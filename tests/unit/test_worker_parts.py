@@ -19,6 +19,7 @@ from worker.hooks import Ended, Hooks
 from worker.inputs import decode_picture
 from worker.patience import jittered, patiently
 from worker.periodic import Periodic
+from worker.runner import KEPT_THROUGH
 from worker.settlement import Settlement, settle
 
 
@@ -126,6 +127,15 @@ class TestPatience:
         monitor.stop(LeaseLost("x"))
         with pytest.raises(LeaseLost):
             patiently(self.failing(1), monitor, 4)
+
+    def test_a_drain_leaves_it_a_few_seconds(self) -> None:
+        """What is made goes on under Draining, not for all of its patience."""
+        made = Made()
+        made.monitor.stop(Draining("x"))
+        made.monitor.stopped_at = self.now
+        assert patiently(self.failing(3), made.monitor, 300, but=KEPT_THROUGH) == "done"
+        with pytest.raises(ObjectStoreUnavailable):
+            patiently(self.failing(6), made.monitor, 300, but=KEPT_THROUGH)
 
 
 class FlakyStore:

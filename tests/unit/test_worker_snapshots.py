@@ -16,7 +16,7 @@ from tests.support.polling import eventually
 from tests.unit.test_worker_monitor import Made
 from worker.failpoints import FailPoints
 from worker.monitor import JobMonitor
-from worker.snapshots import Snapshots
+from worker.snapshots import EASY_BYTES, Snapshots
 
 
 class Shelf:
@@ -147,6 +147,21 @@ def test_an_outage_costs_one_snapshot() -> None:
     desk.offer(2)
     desk.stores()
     assert desk.shelf.noted == [2]
+
+
+def test_a_large_one_is_made_as_much_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video's frames go with every one."""
+    now = time.monotonic()
+    monkeypatch.setattr("worker.snapshots.time.monotonic", lambda: now)
+    desk = Desk(10.0)
+    desk.monitor.saved = SavedRun("k", 1, 3 * EASY_BYTES, "")
+    desk.monitor.saved_at = now
+    now += 29
+    desk.offer(2)
+    assert desk.made == []
+    now += 2
+    desk.offer(3)
+    assert desk.made == [3]
 
 
 def test_a_late_attempt_leaves_nothing_behind_and_stops() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,3 +137,24 @@ def test_outputs_of_jobs_that_ended_elsewhere_are_swept_out(tmp_path: Path) -> N
     one.sweep()
     assert [one.get(again(job_id=job_id)) is not None for job_id in (ENDED, GOING, GONE)] == [False, True, False]
     assert (tmp_path / "x.1.half").exists()  # it may still be written
+
+
+def test_outputs_in_memory_are_swept_out_too() -> None:
+    memory = spool("")
+    for job_id in (ENDED, GOING, GONE):
+        memory.put(claim(job_id=job_id), output())
+        memory.settled(claim(job_id=job_id), has_ended=False)
+    memory.sweep()
+    assert [memory.get(again(job_id=job_id)) is not None for job_id in (ENDED, GOING, GONE)] == [False, True, False]
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    others = {"a.out": b"mine", "b.out": b"", "c.out": b"dreamqueue-output-2 x\n{}\n", "notes.txt": b"{}"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (0, 0))
+    torn = tmp_path / "x.1.half"
+    torn.touch()
+    os.utime(torn, (0, 0))
+    spool(tmp_path).sweep()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == others

@@ -6,16 +6,17 @@ through a Monitor, whose calls raise Stopped (cancelled, deadline, lease lost, d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from shared.errors import Stopped
+from shared.errors import Cancelled, DeadlineExceeded, Stopped
 from shared.specs import Spec
 
-__all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task"]
+__all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task", "keeping"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Task:
     images: Mapping[str, Image]  # every picture the spec names, by reference, decoded to RGB
     failures: int = 0  # earlier attempts of this job that ended in a retryable error
     snapshot: bytes | None = None  # what an earlier attempt of this job saved last, if its engine resumes
+    was_too_large: bool = False  # the last attempt that failed found the device full: take less at a time
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class StoppedWithOutput(Exception):
         super().__init__(cause.message)
         self.cause = cause
         self.output = output
+
+
+@contextmanager
+def keeping(finished: Callable[[], Output | None]) -> Iterator[None]:
+    """Around a run: where a cancel or the deadline stops it, StoppedWithOutput takes out what is `finished`, if that is
+    not None."""
+    try:
+        yield
+    except (Cancelled, DeadlineExceeded) as stop:
+        output = finished()
+        if output is None:
+            raise
+        raise StoppedWithOutput(stop, output) from None
 
 
 class Monitor(Protocol):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engines.base import Monitor, Picture
+from worker.engines.base import Monitor, Picture, Task
 from worker.engines.device import Device
-from worker.engines.embeddings import Embedder
+from worker.engines.embeddings import IMAGES_PER_STEP, Embedder
 from worker.models.dalle_sampler import decode_ids
 from worker.models.vqgan import VQGAN
 
-__all__ = ["Candidate", "best", "decode", "scores"]
+__all__ = ["Candidate", "best", "decode", "rows_at_once", "scores"]
 
 DECODED_PER_STEP = 16  # pictures decoded in one step of the device, so that other jobs' steps fit between
 
@@ -27,6 +27,11 @@ class Candidate:
     index: int
 
 
+def rows_at_once(device: Device, task: Task) -> int:
+    """How many candidates one batch holds: a quarter where the last try was too much for the device."""
+    return max(1, device.rows >> 2 if task.was_too_large else device.rows)
+
+
 def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Monitor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w)."""
     parts = []
@@ -37,9 +42,15 @@ def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Moni
     return torch.cat(parts)
 
 
-def scores(embedder: Embedder, clip: str, pictures: Tensor, targets: Tensor, kind: str) -> list[float]:
+def scores(
+    embedder: Embedder, clip: str, pictures: Tensor, targets: Tensor, kind: str, monitor: Monitor
+) -> list[float]:
     """Cosine of every picture (B, 3, H, W) with its own unit vector (B, D)."""
-    found: list[float] = (embedder.tensors(clip, pictures, kind) * targets).sum(1).tolist()
+    vectors = []
+    for part in torch.split(pictures, IMAGES_PER_STEP):
+        monitor.check()
+        vectors.append(embedder.tensors(clip, part, kind))
+    found: list[float] = (torch.cat(vectors) * targets).sum(1).tolist()
     return found
 
 

@@ -19,6 +19,7 @@ from worker.models.errors import ModelError
 
 __all__ = ["Device", "Turn"]
 
+IS_FULL = ("DefaultCPUAllocator: ", "MPS backend out of memory")  # c10/core/impl/alloc_cpu.cpp, aten's MPSAllocator
 TURN_S = 0.05  # how long short steps may follow each other in one turn; other jobs wait as long
 
 
@@ -113,5 +114,5 @@ def _pick(name: str) -> torch.device:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the CPU allocator only says so."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "alloc" in str(error)
+    """CUDA has a class for it; the others only say so."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in IS_FULL)

@@ -53,6 +53,13 @@ class ModelLibrary:
             raise ModelUnavailable(f"{model_id!r} is a {entry.family} model; this needs a {family} model")
         return entry
 
+    def companions(self, model_id: str, family: str) -> tuple[str, str, str]:
+        """The model itself, the VQGAN it draws codes for, and the CLIP that scores its pictures."""
+        entry = self.entry(model_id, family)
+        if entry.vqgan is None or entry.clip is None:
+            raise ModelUnavailable(f"the registry names no VQGAN or no CLIP for {model_id!r}")
+        return entry.id, entry.vqgan, entry.clip
+
     def load_family(self, family: str) -> list[str]:
         """Load all of one family; their ids."""
         load = {"vqgan": self.vqgan, "dalle": self.dalle, "clip": self.clip}[family]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,9 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from shared.specs import MAX_SEED
 from worker.engines.identity import is_of
 
-__all__ = ["Saved", "as_bytes", "as_tensor", "pack", "unpack"]
+__all__ = ["Saved", "as_bytes", "as_tensor", "pack", "seed_of", "unpack"]
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -44,6 +46,13 @@ def unpack(body: bytes | None, own: Mapping[str, str]) -> Saved | None:
         log.warning("snapshot ignored: it cannot be read", error=str(error))
         return None
     return Saved(tensors, facts) if is_of(facts, own) else None
+
+
+def seed_of(given: int | None, saved: Saved | None = None) -> int:
+    """The spec's, or the one that was drawn for the run: now, or before its snapshot."""
+    if given is not None:
+        return given
+    return int(saved.facts["seed"]) if saved else secrets.randbelow(MAX_SEED)
 
 
 def as_tensor(content: bytes) -> Tensor:

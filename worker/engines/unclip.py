@@ -7,7 +7,6 @@ depends on its prompt, seed and index only, not on n.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.errors import Cancelled, DeadlineExceeded, ModelUnavailable, NonFinite, Stopped
-from shared.specs import MAX_SEED, UnclipSpec
-from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
-from worker.engines.candidates import Candidate, best, decode, scores
+from shared.errors import ModelUnavailable, NonFinite
+from shared.specs import UnclipSpec
+from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.candidates import Candidate, best, decode, rows_at_once, scores
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import contact_sheet, to_images, to_tensor
+from worker.engines.snapshots import seed_of
 from worker.models.dalle_sampler import decode_ids
 from worker.models.diffusion import DiffusionRow, DiffusionSampler
 from worker.models.errors import ShapeError
@@ -90,7 +90,7 @@ class UnclipEngine:
         """See Engine. A registry without such a model is none's fault: a job that names one fails by itself."""
         ids: list[str] = []
         for entry in self._library.entries(KIND):
-            names = self._companions(entry.id)
+            names = self._library.companions(entry.id, KIND)
             unclip, vqgan = self._library.unclip(names[0]), self._library.vqgan(names[1])
             try:
                 check_fit(unclip, vqgan, self._library.clip(names[2]).width)
@@ -99,29 +99,19 @@ class UnclipEngine:
             ids.extend(names)
         return self._library.describe(*ids)
 
-    def _companions(self, model_id: str) -> tuple[str, str, str]:
-        entry = self._library.entry(model_id, KIND)
-        if entry.vqgan is None or entry.clip is None:
-            raise ModelUnavailable(f"the registry names no VQGAN or no CLIP for {model_id!r}")
-        return entry.id, entry.vqgan, entry.clip
-
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""
         run = self._begin(task)
-        try:
+        with keeping(lambda: self._output(run) if any(run.pictures) else None):
             for begin in range(0, len(run.candidates), run.batch):
                 run.begun = begin
                 self._batch(run, run.candidates[begin : begin + run.batch], monitor)
-        except Stopped as stop:
-            if any(run.pictures) and isinstance(stop, Cancelled | DeadlineExceeded):
-                raise StoppedWithOutput(stop, self._output(run)) from None
-            raise
         return self._output(run)
 
     def _begin(self, task: Task) -> _Run:
         spec = task.spec
         assert isinstance(spec, UnclipSpec)
-        names = self._companions(spec.model)
+        names = self._library.companions(spec.model, KIND)
         unclip = self._library.unclip(names[0])
         captions = self._embedder.texts(names[2], spec.prompts, KIND) if spec.prompts else None
         picture = None if spec.image is None else self._picture(names[2], task, spec.image)
@@ -141,7 +131,7 @@ class UnclipEngine:
             targets=targets,
             candidates=[Candidate(prompt, index) for prompt in range(len(prompts)) for index in range(spec.n)],
             pictures=[[] for _ in prompts],
-            batch=max(1, self._device.rows >> 2 * task.failures),  # the last try may have been too much for the device
+            batch=rows_at_once(self._device, task),
         )
 
     def _picture(self, clip: str, task: Task, ref: str) -> Tensor:
@@ -162,7 +152,7 @@ class UnclipEngine:
         marks.append(time.monotonic())
         pictures = decode(self._device, run.vqgan, codes, KIND, monitor)
         marks.append(time.monotonic())
-        found = scores(self._embedder, run.model_ids[2], pictures, run.targets[places], KIND)
+        found = scores(self._embedder, run.model_ids[2], pictures, run.targets[places], KIND, monitor)
         for candidate, image, score in zip(part, to_images(pictures), found, strict=True):
             picture = Picture(image, run.prompts[candidate.prompt], run.settings.seed, candidate.index, score)
             run.pictures[candidate.prompt].append(picture)
@@ -256,7 +246,7 @@ def _settings(spec: UnclipSpec, unclip: Unclip) -> _Settings:
         return default if given is None else given
 
     return _Settings(
-        seed=secrets.randbelow(MAX_SEED) if spec.seed is None else spec.seed,
+        seed=seed_of(spec.seed),
         prior_steps=0 if spec.image is not None else first(spec.prior_steps, own.prior_steps),
         prior_guidance=first(spec.prior_guidance, own.prior_guidance),
         decoder_steps=first(spec.decoder_steps, own.decoder_steps),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.errors import Cancelled, DeadlineExceeded, EngineError, InvalidInput, NonFinite, Stopped
-from shared.specs import MAX_SEED, PromptTerm, VqganClipSpec
-from worker.engines.base import Model, Monitor, Output, Picture, StoppedWithOutput, Task
+from shared.errors import EngineError, InvalidInput, NonFinite, Stopped
+from shared.specs import PromptTerm, VqganClipSpec
+from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.identity import identity
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import to_images, to_tensor
-from worker.engines.snapshots import Saved, as_bytes, as_tensor, pack, unpack
+from worker.engines.snapshots import Saved, as_bytes, as_tensor, pack, seed_of, unpack
 from worker.models.errors import ModelError
 from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, VqganClipState, start
 
@@ -69,17 +69,13 @@ class VqganClipEngine:
         """See Engine."""
         run = self._begin(task, monitor)
         make = self._maker(run)
-        try:
+        with keeping(lambda: self._output(run, monitor) if run.state.step_count else None):
             while not run.state.done:
                 self._step(run)
                 self._show(run, monitor)
                 monitor.snapshot(run.state.step_count, make)
                 monitor.progress("optimise", run.state.step_count, run.spec.iterations)
-        except Stopped as stop:
-            if run.state.step_count and isinstance(stop, Cancelled | DeadlineExceeded):
-                raise StoppedWithOutput(stop, self._output(run)) from None
-            raise
-        return self._output(run)
+        return self._output(run, monitor)
 
     def _begin(self, task: Task, monitor: Monitor) -> _Run:
         spec = task.spec
@@ -94,7 +90,7 @@ class VqganClipEngine:
             init = to_tensor(task.images[spec.init_image], (width, height))
         own = identity(spec, self._library.describe(spec.model, *spec.perceptors))
         saved = unpack(task.snapshot, own)
-        seed = _seed(spec, saved)
+        seed = seed_of(spec.seed, saved)
         with self._device.step("vqgan_clip"):
             state = start(
                 vqgan, perceptors, seed=seed, steps=spec.iterations, size=(height, width), recipe=_recipe(spec),
@@ -165,7 +161,7 @@ class VqganClipEngine:
             picture = run.state.image()
         return to_images(picture)[0]
 
-    def _output(self, run: _Run) -> Output:
+    def _output(self, run: _Run, monitor: Monitor) -> Output:
         optimised_at = time.monotonic()
         spec = run.spec
         with self._device.step("vqgan_clip"):
@@ -174,7 +170,7 @@ class VqganClipEngine:
         image = to_images(picture)[0]
         prompt = " | ".join(_told(term) for term in spec.prompts)
         ranked_at = time.monotonic()
-        files = {"video.webp": (_video([*map(_unpng, run.frames), image]), "image/webp")} if spec.video else {}
+        files = {"video.webp": (_video([*run.frames, _png(image)], monitor), "image/webp")} if spec.video else {}
         return Output(
             pictures=[Picture(image, prompt, run.seed, 0, score)],
             files=files,
@@ -186,13 +182,6 @@ class VqganClipEngine:
                 **({"video_s": time.monotonic() - ranked_at} if files else {}),
             },
         )
-
-
-def _seed(spec: VqganClipSpec, saved: Saved | None) -> int:
-    """The spec's, or the one that was drawn for it."""
-    if spec.seed is not None:
-        return spec.seed
-    return int(saved.facts["seed"]) if saved else secrets.randbelow(MAX_SEED)
 
 
 def _recipe(spec: VqganClipSpec) -> Recipe:
@@ -244,17 +233,24 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _unpng(body: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(body))
-    image.load()
-    return image
+class _Frame(io.BytesIO):
+    """A PNG that is read when the video comes to it, which shows the watchdog that it does."""
+
+    def __init__(self, body: bytes, monitor: Monitor) -> None:
+        super().__init__(body)
+        self._monitor = monitor
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Nothing stops the run here: its picture is made, and this is the way to keep it."""
+        with suppress(Stopped):
+            self._monitor.check()
+        return super().read(size)
 
 
-def _video(frames: list[Image.Image]) -> bytes:
-    """An animated WebP that stays on its last picture for a second."""
+def _video(frames: list[bytes], monitor: Monitor) -> bytes:
+    """An animated WebP of PNGs that stays on its last picture for a second."""
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (len(frames) - 1) + [1000]
-    frames[0].save(
-        buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85, method=2
-    )
+    first, *rest = (Image.open(_Frame(frame, monitor)) for frame in frames)
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=85, method=2)
     return buffer.getvalue()
