@@ -24,7 +24,7 @@ TEST = "tests/contract/test_store_machine.py::test_scripts_agree_with_the_model"
 
 def run(run: Run) -> Row:
     """At least 100,000 steps without a counter-example."""
-    wanted, examples = run.pick(100_000, 1_000), run.pick(250, 40)
+    wanted, examples = run.pick(100_000, 1_000), run.pick(400, 40)
     row = Row("state_machine", run.seed, 0, 0, 0)
     started_at = time.monotonic()
     steps = shards = 0
