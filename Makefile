@@ -5,6 +5,7 @@ DATA ?= .dreamqueue
 WORKERS ?= 1
 OUT ?= out
 ONLY ?=
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -30,7 +31,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks --only "$(ONLY)"
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m tests.faults --only "$(ONLY)" --publish
+	$(BIN)/python -m tests.faults --only "$(ONLY)" --minutes $(MINUTES) --publish
 
 clean:
 	rm -rf $(VENV) out .dreamqueue build *.egg-info
