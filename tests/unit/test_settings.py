@@ -22,8 +22,8 @@ def test_every_setting_is_in_env_example_with_its_default() -> None:
 
 
 def test_values_are_read_and_typed() -> None:
-    settings = Settings.from_env({"DREAMQUEUE_LEASE_S": "2.5", "DREAMQUEUE_SLOTS": "7", "OTHER": "x"})
-    assert (settings.lease_s, settings.slots) == (2.5, 7)
+    settings = Settings.from_env({"DREAMQUEUE_LEASE_S": "12.5", "DREAMQUEUE_SLOTS": "7", "OTHER": "x"})
+    assert (settings.lease_s, settings.slots) == (12.5, 7)
 
 
 def test_a_wrong_value_stops_with_its_name() -> None:
@@ -38,3 +38,5 @@ def test_client_settings_share_the_prefix_and_are_left_alone() -> None:
 def test_three_beats_fit_in_a_lease() -> None:
     settings = Settings()
     assert settings.beat_s * 3 <= settings.lease_s
+    with pytest.raises(SystemExit, match=r"three beats .*DREAMQUEUE_LEASE_S must be 12 at least, not 5"):
+        Settings.from_env({"DREAMQUEUE_LEASE_S": "5"})
