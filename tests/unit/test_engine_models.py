@@ -34,6 +34,7 @@ from worker.checkpoints.loading import CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
 from worker.engines.base import Engine, Model, Output, StoppedWithOutput, Task
 from worker.engines.registry import EngineOptions, UnknownKind, build_engines
+from worker.models.clip import Clip
 from worker.models.vqgan import VQGAN
 
 REF = "img_" + "0" * 64
@@ -146,6 +147,14 @@ class TestDalle:
         assert len(recorder.steps) == 3 * 16  # batches of 2, 2 and 1
         assert len(other.steps) == 16  # what failed for another reason takes no less
         assert [p.image.tobytes() for p in again.pictures] == [p.image.tobytes() for p in whole.pictures]
+
+    def test_a_large_batch_is_scored_in_steps_of_bounded_size(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Between them others have their turns, and the watchdog sees that it goes on."""
+        sizes: list[int] = []
+        encode = Clip.encode_image
+        monkeypatch.setattr(Clip, "encode_image", lambda clip, rows: (sizes.append(len(rows)), encode(clip, rows))[1])
+        run("dalle", prompts=["a tree"], n=40, seed=0)
+        assert sizes == [32, 8]
 
     def test_progress_counts_every_token(self, run: Run) -> None:
         recorder = Recorder()
@@ -387,7 +396,6 @@ class TestResumedDalle:
         resumed = run("dalle", recorder, saved, **self.SPEC)
         assert len(recorder.steps) == 15 + 16  # the batch that was begun, and all the rest at once
         assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
-
 
 
 class TestResumedProbe:
