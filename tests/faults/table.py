@@ -55,7 +55,7 @@ FAULTS: dict[str, Callable[[Line], str]] = {
     ),
     "aof_truncated": lambda r: f"{r['kills']} kill -9 of Redis that tear its last write",
     "spool_full": lambda r: (
-        f"{r['outages']} outages of the store, {3 * r['lease_s']:.0f} s each once the spool's disk is full; "
+        f"{r['outages']} outages of the store that fill the spool's disk; "
         f"device work repeated: {r['device_runs_repeated']}"
     ),
     "network_cut": lambda r: (
