@@ -25,9 +25,11 @@ DECOYS = (
     "a tiger face", "an airplane", "a pencil", "a lighthouse", "a smiling face", "a sun", "a red heart", "a tree",
     "a house", "a car", "a fish", "a flower", "a star", "a ghost", "a clock", "a book", "a key",
 )  # fmt: skip
-CANDIDATES, KEPT = 16, 4
-SAMPLING = {"temperature": 0.8, "top_k": 64}  # sharper than the defaults: the embedded model is small
-ITERATIONS = 120  # per VQGAN+CLIP picture; five of them share two cores and two minutes
+INPUTS: dict[str, dict[str, Any]] = {
+    "dalle": {"n": 16, "keep": 4, "temperature": 0.8, "top_k": 64},  # sharper than the defaults: the model is small
+    "unclip": {"n": 8, "keep": 2},
+    "vqgan_clip": {"iterations": 120},  # five such pictures share two cores and two minutes
+}
 TIMEOUT_S = 300.0
 
 
@@ -60,7 +62,7 @@ class _Shot:
 
 
 def run_demo(url: str, api_key: str, out: Path) -> None:
-    """Generate with DALL-E and VQGAN+CLIP, classify everything, print tables, draw `out/demo.png`."""
+    """Generate with every kind, classify everything, print tables, draw `out/demo.png`."""
     console = Console()
     started = time.monotonic()
     with DreamqueueClient(url, api_key) as client:
@@ -72,7 +74,7 @@ def run_demo(url: str, api_key: str, out: Path) -> None:
     for prompt, made in by_prompt.items():
         console.print(_table(prompt, made))
     sheet = out / "demo.png"
-    columns = [f"dalle, {rank} of {CANDIDATES}" for rank in _ranks(KEPT)] + ["vqgan_clip"]
+    columns = [heading for kind, input_ in INPUTS.items() for heading in _headings(kind, input_.get("n", 1))]
     rows = [Row(prompt, [_tile(shot) for one in made for shot in one.shots]) for prompt, made in by_prompt.items()]
     draw_contact_sheet(rows, columns, sheet)
     right = sum(shot.label == one.prompt for one in watched for shot in one.shots)
@@ -82,8 +84,11 @@ def run_demo(url: str, api_key: str, out: Path) -> None:
     console.print(f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {took_s:.0f} s")
 
 
-def _ranks(count: int) -> list[str]:
-    return [f"{number}{['st', 'nd', 'rd'][number - 1] if number < 4 else 'th'}" for number in range(1, count + 1)]
+def _headings(kind: str, candidates: int) -> list[str]:
+    if candidates == 1:
+        return [kind]
+    ranks = [f"{number}{['st', 'nd', 'rd', 'th'][min(number, 4) - 1]}" for number in range(1, INPUTS[kind]["keep"] + 1)]
+    return [f"{kind}, {rank} of {candidates}" for rank in ranks]
 
 
 def _generate(client: DreamqueueClient, console: Console) -> list[_Watched]:
@@ -94,16 +99,14 @@ def _generate(client: DreamqueueClient, console: Console) -> list[_Watched]:
         TextColumn("{task.percentage:>4.0f} %  {task.fields[stage]:24}"),
         TimeElapsedColumn(),
     )
-    console.print(f"{len(PROMPTS)} prompts, {CANDIDATES} candidates each, the best {KEPT} kept; then VQGAN+CLIP\n")
-    dalle = {"n": CANDIDATES, "keep": KEPT, "seed": 1, **SAMPLING}
-    vqgan_clip = {"seed": 1, "iterations": ITERATIONS}
+    console.print(f"{len(PROMPTS)} prompts, each by {', '.join(INPUTS)}; of several candidates CLIP keeps the best\n")
     with Progress(*columns, console=console, refresh_per_second=5) as bars:
         watched = [
             _Watched(
-                kind, prompt, client.submit(kind, {"prompts": [prompt], **input_}),
+                kind, prompt, client.submit(kind, {"prompts": [prompt], "seed": 1, **input_}),
                 bars.add_task(f"{kind}: {prompt}", total=1.0, stage="queued"),
             )
-            for kind, input_ in (("dalle", dalle), ("vqgan_clip", vqgan_clip))
+            for kind, input_ in INPUTS.items()
             for prompt in PROMPTS
         ]  # fmt: skip
         threads = [threading.Thread(target=_watch, args=(client, bars, one), daemon=True) for one in watched]

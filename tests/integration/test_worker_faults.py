@@ -342,7 +342,7 @@ class TestObjectStoreAway:
                 "upload_patience_s": 0.0,
                 "retry_base_s": 1.0,
                 "retry_cap_s": 1.0,
-                "max_failures": 50,
+                "max_failures": 1,
                 "lease_s": 1.0,
                 "beat_s": 0.2,
                 "spool_dir": str(tmp_path / "spool"),
@@ -368,14 +368,21 @@ class TestObjectStoreAway:
     def test_a_retry_uploads_what_was_made(
         self, impatient: Settings, server: ObjectServer, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
-        """Patience of one try: the job fails, comes back, and its output is still there."""
+        """Patience of one try: the job goes back, no failure counts, and its output is still there."""
         worker = Worker(impatient, store, tmp_path)
         server.kill()
         job_id = submit(store, tenant, pool, write_bytes=1000, steps=5)
-        eventually(lambda: store.get(tenant, job_id).failures >= 1)
+        first = eventually(lambda: next(iter(store.get(tenant, job_id).attempts), None))
+        first = eventually(lambda: (a := store.get(tenant, job_id).attempts[0]).outcome and a, what="its end")
+        assert first.outcome == "released"
+        waiting = submit(store, tenant, pool)
+        eventually(lambda: store.get(tenant, job_id).due_at_ms is None, what="the end of its wait")
+        assert [store.get(tenant, name).state for name in (job_id, waiting)] == [JobState.QUEUED] * 2
         server.start()
         record = until(store, tenant, job_id, within_s=40)
         assert record.state is JobState.SUCCEEDED
+        assert (record.failures, record.attempt) == (0, 2)  # nothing was claimed meanwhile
+        assert until(store, tenant, waiting).attempt == 1
         assert record.attempts[0].error is not None
         assert record.attempts[0].error["code"] == "object_store_unavailable"
         assert steps_of(worker) == 5

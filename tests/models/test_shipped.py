@@ -7,7 +7,7 @@ from worker.checkpoints.registry import EMBEDDED, ModelRegistry
 from worker.models.dalle import Dalle
 from worker.models.vqgan import VQGAN
 
-LIMIT_BYTES = 25_000_000
+LIMIT_BYTES = 40_000_000
 
 
 def test_the_embedded_models_load_and_fit_each_other() -> None:

@@ -24,13 +24,13 @@ class CutSettings:
     """Which views of the picture CLIP sees in one step."""
 
     cuts: int = 12  # views per step; time and quality grow with it
-    full: int = 4  # how many of them show the whole picture, slightly moved
+    full: int = 8  # how many of them show the whole picture, slightly moved
     smallest: float = 0.5  # least side of a crop, as a share of the picture's shorter side
     power: float = 1.0  # side = smallest + (1 - smallest) * u ** power; above 1 favours small crops
     jitter: float = 0.08  # whole views: shift and zoom at most this share
     rotation: float = 0.12  # radians, at most
     mirror: bool = False  # flips half of the views; wrong for arrows and letters
-    noise: float = 0.05  # standard deviation, at most, of pixel noise per view
+    noise: float = 0.2  # standard deviation, at most, of pixel noise per view: without it CLIP rewards faint tints
     fill: float = 1.0  # what lies beyond the picture's edge, in [0, 1]
 
     def __post_init__(self) -> None:
