@@ -71,10 +71,14 @@ async function cancel(card) {
 }
 
 async function pause(card) {
+  const button = card.part(".pause");
+  button.disabled = true; // a late answer to the first of two clicks would hide the second
   try {
     card.update(await Api.post(`/v1/jobs/${card.job.id}/${card.job.paused ? "resume" : "pause"}`));
   } catch (error) {
     if (error.code !== "already_final") say(error);
+  } finally {
+    button.disabled = false;
   }
 }
 

@@ -179,7 +179,9 @@ class TestRecycled:
         assert "recycles itself" in worker.log
         assert store.get(tenant, long).state is JobState.SUCCEEDED  # it fitted the grace
         states = [store.get(tenant, job_id).state for job_id in short]
-        assert states == [JobState.SUCCEEDED] * 3 + [JobState.QUEUED] * 2
+        assert (
+            sorted(states) == [JobState.QUEUED] * 2 + [JobState.SUCCEEDED] * 3
+        )  # jobs of one millisecond have no order
         assert worker.info() is None
 
 

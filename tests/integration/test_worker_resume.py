@@ -109,7 +109,7 @@ class TestKilled:
         resumed = until(store, tenant, job_id, within_s=60)
         whole = until(store, tenant, submit(store, tenant, pool, **spec), within_s=60)
         assert digests(resumed) == digests(whole)
-        assert min(steps_of(store, tenant, job_id, 2)) > saved.step * 16  # tokens of each row
+        assert min(steps_of(store, tenant, job_id, 2)) > saved.step
         assert other.stop() == 0
 
     def test_only_the_newest_snapshot_is_kept_and_none_after_the_end(
