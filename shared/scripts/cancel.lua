@@ -4,12 +4,9 @@
 -- Returns 'missing', 'gone', 'final:<state>', 'cancelled' or 'running'
 even_when_full()
 local ref = ARGV[2]
-local tenant, id = split(ref)
 local key = job_key(ref)
 local state, pool, worker = unpack(redis.call('HMGET', key, 'state', 'pool', 'worker'))
-if not state then
-  return redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) and 'gone' or 'missing'
-end
+if not state then return why_absent(ref) end
 if state == 'queued' then
   dequeue(pool, ref)
   redis.call('HSET', key, 'cancel', '1')

@@ -24,10 +24,8 @@ local function run(ref, alone, deadline)
   local attempts = f[6] and cjson.decode(f[6]) or {}
   if #attempts >= 20 then table.remove(attempts, 1) end
   attempts[#attempts + 1] = {number = attempt, worker = worker, started_at = now, alone = alone or nil}
-  local description = redis.call('GET', 'dq:worker:' .. worker) or ''
-  redis.call('HSET', key, 'holder', string.match(description, '"started_at_ms": *(%d+)') or '')
-  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'claimed_at', now, 'started_at', f[7] or now,
-    'attempts', cjson.encode(attempts), 'progress', '', 'alone', alone and '1' or '')
+  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'holder', process_of(worker), 'claimed_at', now,
+    'started_at', f[7] or now, 'attempts', cjson.encode(attempts), 'progress', '', 'alone', alone and '1' or '')
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
   emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')

@@ -15,21 +15,14 @@ if is_cancelling(ref) then
 end
 local failures = redis.call('HINCRBY', key, 'failures', 1)
 if ARGV[5] == '1' and failures < tonumber(ARGV[7]) then
-  local due = string.format('%.0f', now + tonumber(ARGV[6]))
-  local deadline = redis.call('HGET', key, 'deadline_at')
   close_attempt(ref, 'retried', ARGV[4])
   count(redis.call('HGET', key, 'kind'), 'retried')
+  redis.call('HSET', key, 'error', ARGV[4])
   if redis.call('HGET', key, 'paused') == '1' then
-    redis.call('HSET', key, 'error', ARGV[4])
     requeue(ref, 'paused')
-    return 'queued'
+  else
+    postpone(ref, tonumber(ARGV[6]), 'retry', ARGV[4])
   end
-  let_go(ref)
-  redis.call('ZADD', 'dq:delayed', due, ref)
-  redis.call('INCR', 'dq:queued:' .. (split(ref)))
-  redis.call('HSET', key, 'state', 'queued', 'error', ARGV[4], 'due_at', due, 'queued_at', now, 'worker', '')
-  if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
-  emit(ref, 'queued', '{"state":"queued","reason":"retry","due_at":' .. due .. ',"error":' .. ARGV[4] .. '}')
   return 'queued'
 end
 close_attempt(ref, 'failed', ARGV[4])

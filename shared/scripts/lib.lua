@@ -138,15 +138,43 @@ local function finish(ref, state, err)
   redis.call('PEXPIRE', 'dq:events:' .. ref, conf.event_ttl_ms)
 end
 
--- Back to the queue at its old rank, so a job that lost its worker does not lose its place.
-local function requeue(ref, reason)
+-- A running job is queued again, not before `due` ('': at once); its deadline counts in the queue once more.
+local function take_back(ref, due)
   local key = job_key(ref)
   local deadline = redis.call('HGET', key, 'deadline_at')
   let_go(ref)
-  redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', '')
+  redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', due)
   if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
+end
+
+-- Back to the queue at its old rank, so a job that lost its worker does not lose its place.
+local function requeue(ref, reason)
+  take_back(ref, '')
   emit(ref, 'queued', '{"state":"queued","reason":"' .. reason .. '"}')
   place(ref)
+end
+
+-- The same after a wait.
+local function postpone(ref, delay_ms, reason, err)
+  local due = string.format('%.0f', now + delay_ms)
+  take_back(ref, due)
+  redis.call('ZADD', 'dq:delayed', due, ref)
+  redis.call('INCR', 'dq:queued:' .. (split(ref)))
+  local data = '{"state":"queued","reason":"' .. reason .. '","due_at":' .. due
+  if err then data = data .. ',"error":' .. err end
+  emit(ref, 'queued', data .. '}')
+end
+
+-- Why a job has no record: it ended long ago, or there never was one.
+local function why_absent(ref)
+  local tenant, id = split(ref)
+  return redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) and 'gone' or 'missing'
+end
+
+-- Which process of that name announces itself: when it started, '' when none does.
+local function process_of(worker)
+  local description = redis.call('GET', 'dq:worker:' .. worker) or ''
+  return string.match(description, '"started_at_ms": *(%d+)') or ''
 end
 
 -- Whether attempt still owns the running job. A refusal is counted: it is a late worker being fenced off.

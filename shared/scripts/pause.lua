@@ -4,12 +4,9 @@
 -- ARGV 2 ref
 -- Returns 'missing', 'gone', 'final:<state>', 'queued' or 'running'
 local ref = ARGV[2]
-local tenant, id = split(ref)
 local key = job_key(ref)
 local state, pool, worker, paused = unpack(redis.call('HMGET', key, 'state', 'pool', 'worker', 'paused'))
-if not state then
-  return redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) and 'gone' or 'missing'
-end
+if not state then return why_absent(ref) end
 if state ~= 'queued' and state ~= 'running' then return 'final:' .. state end
 if paused ~= '1' then
   redis.call('HSET', key, 'paused', '1')

@@ -28,8 +28,7 @@ end
 local function is_holder_alive(worker, holder, lease_end)
   if not holder or holder == '' then return false end
   local seen_at = tonumber(redis.call('ZSCORE', 'dq:workers', worker) or '0')
-  local description = redis.call('GET', 'dq:worker:' .. worker) or ''
-  return seen_at > lease_end - lease_ms / 2 and string.match(description, '"started_at_ms": *(%d+)') == holder
+  return seen_at > lease_end - lease_ms / 2 and process_of(worker) == holder
 end
 
 local function lose(ref, key, deadline, alone)

@@ -7,18 +7,6 @@
 -- Returns 'queued', 'cancelled' or 'lost'
 even_when_full()
 local ref = ARGV[2]
-
-local function postpone(ref, delay_ms)
-  local key, due = job_key(ref), string.format('%.0f', now + delay_ms)
-  local deadline = redis.call('HGET', key, 'deadline_at')
-  let_go(ref)
-  redis.call('ZADD', 'dq:delayed', due, ref)
-  redis.call('INCR', 'dq:queued:' .. (split(ref)))
-  redis.call('HSET', key, 'state', 'queued', 'due_at', due, 'queued_at', now, 'worker', '')
-  if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
-  emit(ref, 'queued', '{"state":"queued","reason":"released","due_at":' .. due .. '}')
-end
-
 if not owns(ref, ARGV[3]) then return 'lost' end
 if is_cancelling(ref) then
   close_attempt(ref, 'cancelled', nil)
@@ -30,7 +18,7 @@ local is_called_away = yield == ARGV[3] and paused ~= '1'
 local first_tenant, first_id, first_turn = first_in_line(pool)
 close_attempt(ref, 'released', ARGV[5] ~= '' and ARGV[5] or nil)
 if tonumber(ARGV[4]) > 0 and paused ~= '1' then
-  postpone(ref, tonumber(ARGV[4]))
+  postpone(ref, tonumber(ARGV[4]), 'released', nil)
   return 'queued'
 end
 requeue(ref, paused == '1' and 'paused' or is_called_away and 'yielded' or 'released')
