@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shared import keys
-from shared.errors import Cancelled, Draining, Yielded
+from shared.errors import Cancelled, Draining, Stopped, Yielded
 from worker.monitor import JobMonitor
 
 __all__ = ["Runs"]
@@ -105,17 +105,17 @@ class Runs:
 
     def cancel(self, ref: str) -> None:
         """The caller wants this job (`tenant:id`) to end; nothing happens if we do not hold it."""
-        with self._lock:
-            monitor = self._monitors.get(ref)
-        if monitor:
-            monitor.stop(Cancelled("cancelled by the caller"))
+        self._stop(ref, Cancelled("cancelled by the caller"))
 
     def pause(self, ref: str) -> None:
         """The caller wants this job to stand still; it goes back to the queue, where it is held."""
+        self._stop(ref, Yielded("paused by the caller"))
+
+    def _stop(self, ref: str, cause: Stopped) -> None:
         with self._lock:
             monitor = self._monitors.get(ref)
         if monitor:
-            monitor.stop(Yielded("paused by the caller"))
+            monitor.stop(cause)
 
     def give_up(self) -> None:
         """Stop every run at its next step; their jobs go back to the queue."""

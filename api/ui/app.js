@@ -62,23 +62,19 @@ function add(job, first) {
   byId("empty").hidden = true;
 }
 
-async function cancel(card) {
-  try {
-    card.update(await Api.post(`/v1/jobs/${card.job.id}/cancel`));
-  } catch (error) {
-    if (error.code !== "already_final") say(error);
-  }
-}
+const cancel = (card) => act(card, "cancel");
+const pause = (card) => act(card, card.job.paused ? "resume" : "pause");
 
-async function pause(card) {
-  const button = card.part(".pause");
-  button.disabled = true; // a late answer to the first of two clicks would hide the second
+// One at a time: a late answer to the first of two clicks would hide the second.
+async function act(card, verb) {
+  const buttons = [card.part(".cancel"), card.part(".pause")];
+  buttons.forEach((button) => (button.disabled = true));
   try {
-    card.update(await Api.post(`/v1/jobs/${card.job.id}/${card.job.paused ? "resume" : "pause"}`));
+    card.update(await Api.post(`/v1/jobs/${card.job.id}/${verb}`));
   } catch (error) {
     if (error.code !== "already_final") say(error);
   } finally {
-    button.disabled = false;
+    buttons.forEach((button) => (button.disabled = false));
   }
 }
 

@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ def _witnessed_store(store: type, ledger: Ledger) -> type:
         def commit(self, claim: Any, *arguments: Any, **options: Any) -> Any:
             if claim.spec.get("write_bytes") == FREEZES_BEFORE_COMMIT and claim.attempt == 1:
                 ledger.note("frozen", id=claim.id, attempt=claim.attempt)
-                os.kill(os.getpid(), signal.SIGSTOP)
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this thread stops before its next line
             try:
                 state = super().commit(claim, *arguments, **options)
             except LeaseLost:

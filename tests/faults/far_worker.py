@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.cluster import Station
+from tests.faults.cluster import LEASE_S, Station
 from tests.faults.link import NEAR, FarSide, Link, Relay
 from tests.faults.load import longer_probe
+from tests.faults.report import Row
 from tests.faults.storm import Run, Storm
 from tests.support.polling import eventually
 
@@ -25,12 +26,20 @@ class Wired:
     link: Link
     relays: list[Relay]
     far: Station
+    longest_deaf_s: float = 0.0  # from a fault's turn to the far worker's next run
 
-    def wait_busy(self) -> float:
-        """Until the far worker runs a job; how long that took, in seconds."""
+    def wait_busy(self) -> None:
+        """Until the far worker runs a job."""
         asked_at = time.monotonic()
         eventually(lambda: self.storm.cluster.running_on(self.far) > 0, within_s=60, what="a job on the far worker")
-        return round(time.monotonic() - asked_at, 2)
+        self.longest_deaf_s = max(self.longest_deaf_s, round(time.monotonic() - asked_at, 2))
+
+    def row(self, name: str, **extra: Any) -> Row:
+        """After rage(): the run's row, which is broken where the wire lost nothing."""
+        row = Row.of(name, self.storm.run.seed, self.storm.verdict(), fenced=self.storm.fenced(), lease_s=LEASE_S,
+                     packets_dropped=self.link.dropped, longest_deaf_s=self.longest_deaf_s, **extra)  # fmt: skip
+        row.expect(self.link.dropped > 0, "no packet was lost")
+        return row
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from tests.faults.scenarios import ISOLATED, NAMES, Unavailable, play
 from tests.faults.table import section
 
 SUITE = (
-    "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "poison",
+    "worker_kill", "redis_kill", "api_kill", "worker_stop", "store_errors", "failpoints", "redis_full",
+    "network_one_way", "poison", "drain", "version_skew",
 )  # fmt: skip
 README = Path(__file__).parents[2] / "README.md"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
@@ -136,25 +137,15 @@ def test_waiting_ends_with_an_interruption() -> None:
 
 
 class TestRuns:
-    def test_a_cancel_reaches_its_job_only(self) -> None:
+    @pytest.mark.parametrize(("tell", "cause"), [(Runs.cancel, Cancelled), (Runs.pause, Yielded)])
+    def test_a_word_reaches_its_job_only(self, tell: Callable[[Runs, str], None], cause: type[Stopped]) -> None:
         runs = Runs()
         one, other = Made(job_id="one").monitor, Made(job_id="other").monitor
         runs.open(one)
         runs.open(other)
-        runs.cancel("t:one")
-        runs.cancel("t:unknown")
-        with pytest.raises(Cancelled):
-            one.check()
-        other.check()
-
-    def test_a_pause_reaches_its_job_only(self) -> None:
-        runs = Runs()
-        one, other = Made(job_id="one").monitor, Made(job_id="other").monitor
-        runs.open(one)
-        runs.open(other)
-        runs.pause("t:one")
-        runs.pause("t:unknown")
-        with pytest.raises(Yielded):
+        tell(runs, "t:one")
+        tell(runs, "t:unknown")
+        with pytest.raises(cause):
             one.check()
         other.check()
 

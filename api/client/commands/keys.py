@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
 
 from api.auth import SCOPES, KeyStore
+from api.client.commands.operators import redis_client
 from api.client.commands.show import show_rows
-from shared.connection import connect
-from shared.errors import InvalidInput, StoreUnavailable
-from shared.settings import Settings
 
 __all__ = ["keys"]
-
-
-@contextmanager
-def _key_store() -> Iterator[KeyStore]:
-    client = connect(Settings.from_env())
-    try:
-        yield KeyStore(client)
-    except StoreUnavailable as error:
-        raise click.ClickException(error.message) from None
-    except InvalidInput as error:
-        raise click.BadParameter(f"{error.message} ({error.limit})", param_hint=error.field) from None
-    finally:
-        client.close()
 
 
 @click.group()
@@ -42,16 +25,16 @@ def keys() -> None:
 @click.option("--days", type=click.IntRange(1), help="Ends after so many days; never if left out.")
 def create(tenant: str, scopes: tuple[str, ...], days: int | None) -> None:
     """Make a key for a tenant. It is shown now and never again."""
-    with _key_store() as store:
-        click.echo(store.create(tenant, scopes, expires_in_s=days and days * 86_400))
+    with redis_client() as client:
+        click.echo(KeyStore(client).create(tenant, scopes, expires_in_s=days and days * 86_400))
 
 
 @keys.command("list")
 @click.option("--tenant", help="Only this tenant's.")
 def list_(tenant: str | None) -> None:
     """All keys: id, tenant, scopes, age; never the secret."""
-    with _key_store() as store:
-        found = store.list(tenant)
+    with redis_client() as client:
+        found = KeyStore(client).list(tenant)
     show_rows(
         (
             {"kid": key.kid, "tenant": key.tenant, "scopes": sorted(key.scopes), "created_at": _day(key.created_at),
@@ -67,8 +50,8 @@ def list_(tenant: str | None) -> None:
 def revoke(kid: str) -> None:
     """End a key, by its id or its whole text. API processes forget it within seconds."""
     kid = kid.split("_")[1] if kid.startswith("dq_") else kid
-    with _key_store() as store:
-        if not store.revoke(kid):
+    with redis_client() as client:
+        if not KeyStore(client).revoke(kid):
             raise click.ClickException(f"no key {kid}")
     click.echo(f"revoked {kid}")
 
