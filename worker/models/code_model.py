@@ -99,7 +99,7 @@ class CodeModel(Protocol):
         """Logits (S, image_vocab) of code number `position` (S,) int64, for the first S rows of the cache.
 
         `codes` (S,) int64 is code number position - 1; where position is 0 it is ignored. `seen` is the largest
-        position plus one, or more: attention reads no slot beyond it. Values are not checked: that would read the device.
+        position plus one, or more: attention reads no slot beyond it. Values are not checked: it would read the device.
         """
 
     def move(self, cache: SequenceCache, source: Tensor, target: Tensor) -> None:
