@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 __all__ = ["FairLock", "Turns"]
 
@@ -43,6 +45,7 @@ class Turns:
         self._lock = FairLock()
         self._waiting: set[int] = set()
         self._moved_at: dict[int, float] = {}
+        self._behind: dict[int, tuple[threading.Thread, Callable[[], bool]]] = {}
 
     def acquire(self) -> None:
         """Wait for one's turn."""
@@ -61,9 +64,23 @@ class Turns:
         """This thread took a step on the device."""
         self._moved_at[threading.get_ident()] = time.monotonic()
 
+    @contextmanager
+    def behind(self, driver: threading.Thread, is_aboard: Callable[[], bool]) -> Iterator[None]:
+        """Inside, another thread takes this one's turns. It waits while it is not `is_aboard` of that one's steps."""
+        ident = threading.get_ident()
+        self._behind[ident] = (driver, is_aboard)
+        try:
+            yield
+        finally:
+            del self._behind[ident]
+
     def is_waiting(self, thread: int) -> bool:
-        """Whether that thread waits for another one's turn to end."""
-        return thread in self._waiting
+        """Whether that thread waits for another one's turn to end, or to come aboard."""
+        behind = self._behind.get(thread)
+        if behind is None:
+            return thread in self._waiting
+        driver, is_aboard = behind
+        return not is_aboard() or driver.ident in self._waiting
 
     def moved_at(self, thread: int) -> float:
         """Local monotonic time of that thread's last step on the device; 0.0 before the first."""
