@@ -46,6 +46,7 @@ PLUGINS = {  # what the entry points of this distribution do, for --help without
     "up": "Run the whole system here: servers, API, workers, web page.",
     "demo": "Start the system, make pictures for five prompts, stop.",
     "train": "Make the shipped small models again: data, clip, vqgan, dalle, unclip.",
+    "weights": "Turn published checkpoints into files that a worker loads: min-dalle.",
 }
 EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api", "tenants": "api"}
 EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (

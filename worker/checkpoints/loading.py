@@ -16,11 +16,12 @@ from worker.checkpoints.errors import BadRegistry, KeyMismatch
 from worker.checkpoints.registry import ModelEntry
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle, DalleConfig
+from worker.models.dalle_bart import FORM, DalleBart, DalleBartConfig
 from worker.models.text import CaptionTokenizer
 from worker.models.unclip import Unclip, UnclipConfig
 from worker.models.vqgan import VQGAN, VQGANConfig
 
-Model = VQGAN | Dalle | Unclip | Clip
+Model = VQGAN | Dalle | DalleBart | Unclip | Clip
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -112,9 +113,17 @@ def _read_config(entry: ModelEntry) -> dict[str, Any]:
     return values
 
 
+def _dalle(entry: ModelEntry) -> Dalle | DalleBart:
+    """Either form, as the configuration says."""
+    values = _read_config(entry)
+    if values.get("form") == FORM:
+        return DalleBart(DalleBartConfig.from_dict(values))
+    return Dalle(DalleConfig.from_dict(values))
+
+
 _BUILDERS: Mapping[str, Callable[[ModelEntry], Model]] = {
     "vqgan": lambda entry: VQGAN(VQGANConfig.from_dict(_read_config(entry))),
-    "dalle": lambda entry: Dalle(DalleConfig.from_dict(_read_config(entry))),
+    "dalle": _dalle,
     "unclip": lambda entry: Unclip(UnclipConfig.from_dict(_read_config(entry))),
     "clip": lambda entry: Clip(_read_config(entry), load_tokenizer(entry)),
 }

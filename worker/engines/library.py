@@ -11,11 +11,15 @@ from typing import TypeVar
 import torch
 
 from shared.errors import ModelUnavailable
+from worker.checkpoints.loading import Model as Loaded
 from worker.checkpoints.loading import load_model, load_tokenizer
 from worker.checkpoints.registry import EMBEDDED, ModelEntry, ModelRegistry
 from worker.engines.base import Model
 from worker.models.clip import Clip
+from worker.models.code_model import CodeModel
 from worker.models.dalle import Dalle
+from worker.models.dalle_bart import DalleBart
+from worker.models.dense import pack
 from worker.models.errors import ModelError
 from worker.models.text import CaptionTokenizer
 from worker.models.unclip import Unclip
@@ -23,7 +27,7 @@ from worker.models.vqgan import VQGAN
 
 __all__ = ["ModelLibrary"]
 
-M = TypeVar("M", VQGAN, Dalle, Unclip, Clip)
+M = TypeVar("M", VQGAN, Unclip, Clip)
 
 
 class ModelLibrary:
@@ -39,7 +43,7 @@ class ModelLibrary:
         self._registry = ModelRegistry.load(Path(weights_dir) / "registry.json" if weights_dir else EMBEDDED)
         self._on_load = on_load
         self._lock = threading.Lock()
-        self._loaded: dict[str, VQGAN | Dalle | Unclip | Clip] = {}
+        self._loaded: dict[str, Loaded] = {}
         self._tokenizers: dict[str, CaptionTokenizer] = {}
 
     def entries(self, family: str) -> list[ModelEntry]:
@@ -72,9 +76,12 @@ class ModelLibrary:
         """The VQGAN of that id."""
         return self._get(model_id, "vqgan", VQGAN)
 
-    def dalle(self, model_id: str) -> Dalle:
-        """The transformer of that id."""
-        return self._get(model_id, "dalle", Dalle)
+    def dalle(self, model_id: str) -> CodeModel:
+        """The transformer of that id, of either form."""
+        model = self._find(model_id, "dalle")
+        if not isinstance(model, Dalle | DalleBart):
+            raise ModelUnavailable(f"{model_id!r} was loaded as a {type(model).__name__}")
+        return model
 
     def unclip(self, model_id: str) -> Unclip:
         """The prior and decoder of that id."""
@@ -92,16 +99,19 @@ class ModelLibrary:
             return self._tokenizers[model_id]
 
     def _get(self, model_id: str, family: str, kind: type[M]) -> M:
+        model = self._find(model_id, family)
+        if not isinstance(model, kind):
+            raise ModelUnavailable(f"{model_id!r} was loaded as a {type(model).__name__}")
+        return model
+
+    def _find(self, model_id: str, family: str) -> Loaded:
         entry = self.entry(model_id, family)
         with self._lock:
             if model_id not in self._loaded:
                 started_at = time.monotonic()
                 self._loaded[model_id] = _loaded(entry, self._device)
                 self._on_load(model_id, time.monotonic() - started_at)
-            model = self._loaded[model_id]
-        if not isinstance(model, kind):
-            raise ModelUnavailable(f"{model_id!r} was loaded as a {type(model).__name__}")
-        return model
+            return self._loaded[model_id]
 
     def describe(self, *model_ids: str) -> list[Model]:
         """As results name them, with the digest of their weights; each once."""
@@ -109,9 +119,11 @@ class ModelLibrary:
         return [Model(entry.id, entry.family, entry.sha256[entry.weights]) for entry in entries]
 
 
-def _loaded(entry: ModelEntry, device: torch.device) -> VQGAN | Dalle | Unclip | Clip:
+def _loaded(entry: ModelEntry, device: torch.device) -> Loaded:
     """Channels last: a vqgan_clip step takes 47 instead of 74 ms on two cores, to the same picture."""
     try:
-        return load_model(entry, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        model: Loaded = load_model(entry, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (ModelError, OSError) as error:
         raise ModelUnavailable(f"model {entry.id} cannot be loaded: {error}") from error
+    pack(model)
+    return model
