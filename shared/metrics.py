@@ -16,8 +16,16 @@ from shared.errors import DreamqueueError
 from shared.store import JobStore
 
 __all__ = [
+    "ADMISSION_SECONDS",
+    "BATCH_EVICTIONS",
+    "BATCH_ROWS",
+    "BATCH_SHRUNK",
+    "BATCH_SLOTS",
+    "BATCH_SLOTS_TAKEN",
     "BEAT_SECONDS",
     "DEVICE_STEPS",
+    "ENGINE_CACHE",
+    "ENGINE_MEMORY_BYTES",
     "HTTP_IN_FLIGHT",
     "HTTP_REQUESTS",
     "HTTP_SECONDS",
@@ -63,6 +71,22 @@ STEP_SECONDS = Histogram(
     "dreamqueue_engine_step_seconds", "One step of an engine on its device", ["kind"], buckets=_FAST
 )
 DEVICE_STEPS = Counter("dreamqueue_engine_steps_total", "Steps an engine made on its device", ["kind"])
+BATCH_ROWS = Histogram(
+    "dreamqueue_engine_batch_rows", "Rows that shared a step", ["kind"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+BATCH_SLOTS = Gauge("dreamqueue_engine_slots", "Rows that a batch can hold", ["kind"])
+BATCH_SLOTS_TAKEN = Gauge("dreamqueue_engine_slots_taken", "Rows that were in the last step", ["kind"])
+ADMISSION_SECONDS = Histogram(
+    "dreamqueue_engine_admission_seconds", "From the engine's door to the first slot, by row", ["kind"], buckets=_FAST
+)
+BATCH_EVICTIONS = Counter("dreamqueue_engine_evictions_total", "Rows that made room for another job's", ["kind"])
+BATCH_SHRUNK = Counter("dreamqueue_engine_shrunk_total", "Times a batch went on with less on a full device", ["kind"])
+ENGINE_CACHE = Counter("dreamqueue_engine_cache_total", "Looked up, found or made", ["cache", "outcome"])
+ENGINE_MEMORY_BYTES = Gauge(
+    "dreamqueue_engine_memory_bytes",
+    "What the rows of a batch take: predicted; what is in use: the peak",
+    ["kind", "what"],
+)
 PICTURES = Counter("dreamqueue_pictures_total", "Pictures stored", ["kind"])
 UPLOADED_BYTES = Counter("dreamqueue_uploaded_bytes_total", "Bytes put into the object store", ["what"])
 UPLOAD_RETRIES = Counter("dreamqueue_upload_retries_total", "Uploads that had to be tried again")

@@ -77,6 +77,12 @@ class Settings(BaseModel):
     slots: int = Field(4, ge=1, le=256, description="jobs in flight in one worker; Celery's thread count")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     cpu_threads: int = Field(0, ge=0, description="torch threads; 0: one per core")
+    device_memory_bytes: int = Field(
+        0, ge=0, description="memory that engines may use of the device; 0: what is free when a batch begins"
+    )
+    deterministic: bool = Field(
+        False, description="batches of one shape: a picture is equal to the last bit in any company, at some cost"
+    )
     weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
     kinds: str = Field("dalle,vqgan_clip,unclip,rank,classify,probe", description="kinds this worker serves")
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")

@@ -15,11 +15,12 @@ from prometheus_client import start_http_server
 from shared.connection import connect
 from shared.errors import ObjectStoreUnavailable, StoreUnavailable
 from shared.logs import get_logger
-from shared.metrics import DEVICE_STEPS, MODEL_LOAD_SECONDS, STEP_SECONDS
+from shared.metrics import MODEL_LOAD_SECONDS
 from shared.settings import Settings
 from shared.storage import ObjectStore
 from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
+from worker.accounts import batch_events, count_step
 from worker.auditor import Auditor
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines
@@ -199,17 +200,16 @@ class WorkerNode:
 
 
 def _options(settings: Settings, turns: Turns) -> EngineOptions:
-    def on_step(kind: str, seconds: float) -> None:
-        STEP_SECONDS.labels(kind).observe(seconds)
-        DEVICE_STEPS.labels(kind).inc()
-
     return EngineOptions(
         device=settings.device,
         cpu_threads=settings.cpu_threads,
         weights_dir=settings.weights_dir,
-        on_step=on_step,
+        on_step=count_step,
         turns=turns,
         on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
+        events=batch_events(),
+        memory_bytes=settings.device_memory_bytes,
+        is_pinned=settings.deterministic,
     )
 
 

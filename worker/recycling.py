@@ -5,18 +5,16 @@ In place of Celery's max_tasks_per_child, which counts processes of a pool that 
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from shared.jobs import Claim
 from shared.logs import get_logger
+from worker.engines.memory import resident_bytes
 from worker.hooks import Ended
 from worker.periodic import Periodic
 
-__all__ = ["WARM_JOBS", "Recycling", "rss_bytes"]
+__all__ = ["WARM_JOBS", "Recycling"]
 
 log = get_logger(__name__)
 
@@ -45,7 +43,7 @@ class Recycling:
         with self._lock:
             self._ended += 1
             if self._ended == WARM_JOBS and self._rss_growth:
-                self._warm_rss = rss_bytes()
+                self._warm_rss = resident_bytes()
             is_enough = self._after_jobs and self._ended >= self._after_jobs
         if is_enough:
             self._recycle("jobs", self._ended)
@@ -54,7 +52,7 @@ class Recycling:
         """One look at memory."""
         if not self._warm_rss:
             return
-        rss = rss_bytes()
+        rss = resident_bytes()
         if rss > self._warm_rss * (1 + self._rss_growth):
             self._recycle("memory", rss)
 
@@ -65,12 +63,3 @@ class Recycling:
             self._is_leaving = True
         log.info("worker recycles itself", reason=reason, reached=reached, warm_rss=self._warm_rss)
         self._leave()
-
-
-def rss_bytes() -> int:
-    """Resident memory of this process now; its peak where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from worker.models import dalle_sampler
+from worker.models.code_model import SequenceCache
 from worker.models.dalle import Dalle
-from worker.models.dalle_sampler import DalleSampler, RowSettings, blank_ids, decode_ids
+from worker.models.dalle_sampler import (
+    DalleRow,
+    DalleSampler,
+    RowSettings,
+    blank_ids,
+    decode_ids,
+    preview_ids,
+    sample,
+)
 from worker.models.errors import RangeError, ShapeError
 from worker.models.vqgan import VQGAN
 
@@ -15,10 +27,20 @@ def rows(count: int, **changes: float) -> list[RowSettings]:
     return [RowSettings(seed=0, image=index, **changes) for index in range(count)]  # type: ignore[arg-type]
 
 
-def run(sampler: DalleSampler) -> torch.Tensor:
-    while not sampler.step():
-        pass
-    return sampler.tokens
+def draw(dalle: Dalle, text: torch.Tensor, settings: list[RowSettings], **changes: bool) -> torch.Tensor:
+    """Codes of rows that are all in at once."""
+    sampler = DalleSampler(dalle, 2 * len(settings), **changes)
+    drawn = [DalleRow(one, ids, dalle.image_length) for one, ids in zip(settings, text, strict=True)]
+    sampler.admit(drawn)
+    return finish(sampler, drawn)
+
+
+def finish(sampler: DalleSampler, drawn: list[DalleRow]) -> torch.Tensor:
+    """Step until all of them are done; their codes."""
+    while not all(row.done for row in drawn):
+        sampler.step()
+        sampler.leave([row for row in sampler.rows if row.done])
+    return torch.stack([row.tokens for row in drawn])
 
 
 def captions(count: int) -> torch.Tensor:
@@ -40,68 +62,217 @@ def test_no_code_sees_the_future(dalle: Dalle) -> None:
     assert float(gap[8:].min()) > 0.0
 
 
+def placed(dalle: Dalle, text: torch.Tensor) -> SequenceCache:
+    """A cache whose rows draw these captions."""
+    cache = dalle.new_cache(len(text))
+    every = torch.arange(len(text))
+    dalle.place(cache, every, dalle.prefill(text), every)
+    return cache
+
+
 def test_the_cache_agrees_with_the_whole_pass(dalle: Dalle) -> None:
     codes = torch.randint(0, 32, (2, 16))
     whole = dalle(captions(2), codes)
-    cache = dalle.new_cache(2)
-    steps = [dalle.prefill(captions(2), cache)]
-    steps += [dalle.step(codes[:, position], position, cache) for position in range(15)]
+    cache = placed(dalle, captions(2))
+    before = torch.cat([torch.zeros(2, 1, dtype=torch.int64), codes], 1)
+    steps = [dalle.step(before[:, at], torch.full((2,), at), cache, at + 1) for at in range(16)]
     gap = float((torch.stack(steps, 1) - whole).abs().max())
     assert gap < 1e-4, f"cached and whole logits differ by {gap}"
 
 
-def test_rows_at_different_places_share_a_batch(dalle: Dalle) -> None:
+def test_rows_at_different_places_share_a_step(dalle: Dalle) -> None:
     codes = torch.randint(0, 32, (2, 16))
     whole = dalle(captions(2), codes)
-    cache = dalle.new_cache(2)
-    dalle.prefill(captions(2), cache)
-    for position in range(4):
-        dalle.step(codes[:, position], position, cache)
-    ahead = torch.tensor([4, 2])  # the second row goes back and is fed its third code again
-    logits = dalle.step(torch.stack([codes[0, 4], codes[1, 2]]), ahead, cache)
-    wanted = torch.stack([whole[0, 5], whole[1, 3]])
+    cache = placed(dalle, captions(2))
+    dalle.fill(codes[:1, :5], cache, torch.tensor([0]))
+    dalle.fill(codes[1:, :2], cache, torch.tensor([1]))
+    logits = dalle.step(torch.stack([codes[0, 4], codes[1, 1]]), torch.tensor([5, 2]), cache, 6)
+    wanted = torch.stack([whole[0, 5], whole[1, 2]])
     gap = float((logits - wanted).abs().max())
     assert gap < 1e-4, f"row-wise logits differ by {gap}"
 
 
+def test_a_moved_row_goes_on(dalle: Dalle) -> None:
+    codes = torch.randint(0, 32, (2, 16))
+    whole = dalle(captions(2), codes)
+    cache = placed(dalle, captions(2))
+    dalle.fill(codes[:, :5], cache, torch.arange(2))
+    dalle.move(cache, torch.tensor([1]), torch.tensor([0]))
+    logits = dalle.step(codes[1:, 4], torch.tensor([5]), cache, 6)
+    gap = float((logits[0] - whole[1, 5]).abs().max())
+    assert gap < 1e-4, f"a moved row's logits differ by {gap}"
+
+
 def test_a_prefix_is_kept_and_continued(dalle: Dalle) -> None:
-    whole = run(DalleSampler(dalle, captions(2), rows(2)))
-    again = run(DalleSampler(dalle, captions(2), rows(2), prefix=whole[:, :6]))
-    assert torch.equal(whole, again)
+    whole = draw(dalle, captions(2), rows(2))
+    again = [DalleRow(one, ids, 16, codes[:6]) for one, ids, codes in zip(rows(2), captions(2), whole, strict=True)]
+    sampler = DalleSampler(dalle, 4)
+    sampler.admit(again)
+    assert torch.equal(whole, finish(sampler, again))
     with pytest.raises(ShapeError):
-        DalleSampler(dalle, captions(2), rows(2), prefix=whole)
+        DalleRow(rows(1)[0], captions(1)[0], 16, whole[0])
+
+
+class Company:
+    """Pictures in every company: alone, with others, coming late, leaving and coming back, resumed."""
+
+    OTHERS = (
+        RowSettings(seed=9, image=0, temperature=0.3, top_k=3),
+        RowSettings(seed=8, image=3, guidance=1.0, top_k=0),
+        RowSettings(seed=7, image=1, top_p=0.7, guidance=7.0),
+    )
+
+    def __init__(self, dalle: Dalle, *, is_pinned: bool) -> None:
+        self.dalle = dalle
+        self.sampler = DalleSampler(dalle, 34, is_pinned=is_pinned)
+
+    def row(self, known: torch.Tensor | None = None) -> DalleRow:
+        """The one that is looked at."""
+        row = DalleRow(RowSettings(seed=0, image=2, top_p=0.95), captions(3)[2], 16)
+        if known is not None:
+            row.tokens[: len(known)], row.known = known, len(known)
+        return row
+
+    def others(self, count: int) -> list[DalleRow]:
+        """Its neighbours."""
+        text = captions(5)
+        return [DalleRow(self.OTHERS[number % 3], text[number % 5], 16) for number in range(count)]
+
+    def codes(self, row: DalleRow) -> torch.Tensor:
+        """To the end."""
+        return finish(self.sampler, [row])[0]
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+class TestCompany:
+    @pytest.fixture
+    def company(self, dalle: Dalle, is_pinned: bool) -> Company:
+        return Company(dalle, is_pinned=is_pinned)
+
+    @pytest.fixture
+    def alone(self, dalle: Dalle, is_pinned: bool) -> torch.Tensor:
+        company = Company(dalle, is_pinned=is_pinned)
+        row = company.row()
+        company.sampler.admit([row])
+        return company.codes(row)
+
+    @pytest.mark.parametrize("size", [2, 7, 16])
+    def test_a_batch_changes_nothing(self, company: Company, alone: torch.Tensor, size: int) -> None:
+        others, row = company.others(size - 1), company.row()
+        company.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
+        assert torch.equal(company.codes(row), alone)
+
+    def test_coming_late_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
+        company.sampler.admit(company.others(5))
+        for _ in range(4):
+            company.sampler.step()
+        row = company.row()
+        company.sampler.admit([row])
+        assert torch.equal(company.codes(row), alone)
+
+    def test_leaving_and_coming_back_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
+        others, row = company.others(4), company.row()
+        company.sampler.admit([others[0], row, *others[1:]])
+        for _ in range(6):
+            company.sampler.step()
+        company.sampler.leave([others[0], row])
+        assert torch.equal(row.tokens[:6], alone[:6])
+        company.sampler.step()
+        company.sampler.admit([row])
+        assert torch.equal(company.codes(row), alone)
+
+    def test_resuming_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
+        row = company.row(alone[:9])
+        company.sampler.admit([*company.others(3), row])
+        assert torch.equal(company.codes(row), alone)
+
+
+def logits_of(company: Company, row: DalleRow, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The guided logits (L, V) that a row's codes were drawn from."""
+    seen: list[torch.Tensor] = []
+    choose = dalle_sampler.sample_tokens
+
+    def watch(logits: torch.Tensor, *others: Any) -> torch.Tensor:
+        if row in company.sampler.rows:
+            seen.append(logits[company.sampler.rows.index(row)].clone())
+        return choose(logits, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dalle_sampler, "sample_tokens", watch)
+        company.codes(row)
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize(("is_pinned", "bound"), [(True, 0.0), (False, 1e-5)])
+def test_logits_are_equal_to_the_bit_where_shapes_are_pinned(
+    dalle: Dalle, is_pinned: bool, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for size in (1, 2, 7, 16):
+        company = Company(dalle, is_pinned=is_pinned)
+        row = company.row()
+        others = company.others(size - 1)
+        company.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
+        drawn.append(logits_of(company, row, monkeypatch))
+    gap = max(float((one - drawn[0]).abs().max()) for one in drawn)
+    assert gap <= bound, f"logits differ by {gap}"
 
 
 def test_the_same_seed_gives_the_same_codes_in_any_batch(dalle: Dalle) -> None:
     text = captions(1).expand(5, -1)
-    together = run(DalleSampler(dalle, text, rows(5)))
+    together = draw(dalle, text, rows(5))
     assert len({tuple(row.tolist()) for row in together}) == 5
     for index in (0, 3):
-        alone = run(DalleSampler(dalle, text[:1], [RowSettings(seed=0, image=index)]))
+        alone = draw(dalle, text[:1], [RowSettings(seed=0, image=index)])
         assert torch.equal(alone[0], together[index])
+    assert torch.equal(sample(dalle, text, rows(5), sequences=4), together)
+
+
+def test_a_caption_is_run_once_for_all_its_rows(dalle: Dalle) -> None:
+    sampler = DalleSampler(dalle, 12)
+    sampler.admit([DalleRow(one, captions(1)[0], 16) for one in rows(5)])
+    assert sampler.captions_run == 2  # the caption and the empty one
+    sampler.admit([DalleRow(RowSettings(seed=1, image=0), captions(1)[0], 16)])
+    assert sampler.captions_run == 2
+    assert sampler.captions_saved == 10
 
 
 def test_without_guidance_the_empty_caption_is_not_run(dalle: Dalle) -> None:
-    sampler = DalleSampler(dalle, captions(2), rows(2, guidance=1.0))
-    assert sampler.cache.batch == 2
-    assert DalleSampler(dalle, captions(2), rows(2)).cache.batch == 4
+    sampler = DalleSampler(dalle, 4)
+    sampler.admit([DalleRow(one, captions(1)[0], 16) for one in rows(2, guidance=1.0)])
+    assert sampler.taken == 2
+    sampler.admit([DalleRow(rows(1)[0], captions(1)[0], 16)])
+    assert sampler.taken == 4
+    with pytest.raises(ShapeError, match="do not fit"):
+        sampler.admit([DalleRow(rows(1)[0], captions(1)[0], 16)])
 
 
 def test_cold_rows_take_the_likeliest_code(dalle: Dalle) -> None:
-    sampler = DalleSampler(dalle, captions(1), rows(1, temperature=0.0, guidance=1.0))
+    codes = draw(dalle, captions(1), rows(1, temperature=0.0, guidance=1.0))
+    assert int(codes[0, 0]) == int(dalle(captions(1), torch.zeros(1, 1, dtype=torch.int64))[0, 0].argmax())
+
+
+def test_a_row_of_no_numbers_is_marked_and_its_neighbour_is_not(dalle: Dalle) -> None:
+    sampler = DalleSampler(dalle, 4)
+    bad, good = (DalleRow(one, ids, 16) for one, ids in zip(rows(2), captions(2), strict=True))
+    sampler.admit([bad, good])
+    assert sampler._cache is not None
+    assert sampler._cache.start is not None
+    with torch.inference_mode():
+        sampler._cache.start[0] = float("nan")
     sampler.step()
-    assert int(sampler.tokens[0, 0]) == int(dalle(captions(1), torch.zeros(1, 1, dtype=torch.int64))[0, 0].argmax())
+    assert not bad.is_finite
+    assert good.is_finite
+    sampler.leave([bad])
+    sampler.admit([again := DalleRow(rows(1)[0], captions(1)[0], 16)])  # where the bad one's numbers were
+    alone = draw(dalle, captions(2), rows(2))
+    assert torch.equal(finish(sampler, [again, good]), alone)
 
 
-def test_a_preview_shows_what_is_there(dalle: Dalle, vqgan: VQGAN) -> None:
-    sampler = DalleSampler(dalle, captions(2), rows(2))
-    for _ in range(5):
-        sampler.step()
-    blank = torch.full((16,), 31)
-    ids = sampler.preview_ids(blank).flatten(1)
-    assert torch.equal(ids[:, :5], sampler.tokens[:, :5])
-    assert (ids[:, 5:] == 31).all()
-    assert sampler.fraction == pytest.approx(5 / 16)
+def test_a_preview_shows_what_is_there(vqgan: VQGAN) -> None:
+    ids = preview_ids(torch.arange(5), torch.full((4, 4), 31)).flatten()
+    assert ids[:5].tolist() == [0, 1, 2, 3, 4]
+    assert (ids[5:] == 31).all()
     assert blank_ids(vqgan).shape == (8, 8)
     images = decode_ids(vqgan, torch.zeros(2, 64, dtype=torch.int64))
     assert images.shape == (2, 3, 16, 16)
@@ -128,6 +299,6 @@ def test_only_seeds_are_seeds(seed: object) -> None:
 
 def test_text_of_another_length_is_refused(dalle: Dalle) -> None:
     with pytest.raises(ShapeError):
-        dalle.prefill(torch.zeros(1, 5, dtype=torch.int64), dalle.new_cache(1))
+        dalle.prefill(torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(RangeError):
-        dalle.prefill(torch.full((1, 6), 300), dalle.new_cache(1))
+        dalle.prefill(torch.full((1, 6), 300))

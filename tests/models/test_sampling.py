@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
 
-from worker.models.noise import fold, gumbel, key_of, normal, uniform
-from worker.models.sampling import guide, gumbel_noise, sample_tokens
+from worker.models import sampling
+from worker.models.noise import fold, gumbel_at, key_of, normal, uniform, uniform_at
+from worker.models.sampling import Choice, guide, sample_tokens
 
 
-def settings(*rows: tuple[float, int, float]) -> tuple[Tensor, Tensor, Tensor]:
-    temperature, top_k, top_p = zip(*rows, strict=True)
-    return torch.tensor(temperature), torch.tensor(top_k), torch.tensor(top_p)
+@dataclass
+class Row:
+    """How one row is drawn."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+def settings(*rows: tuple[float, int, float]) -> Choice:
+    return Choice.of([Row(*row) for row in rows])
+
+
+def noise_of(seed: Tensor, image: Tensor, step: int, vocab: int) -> Tensor:
+    return gumbel_at(fold(fold(seed, image), step)[:, None], torch.arange(vocab))
 
 
 def test_noise_depends_on_seed_picture_and_step_alone() -> None:
     seed, image = torch.tensor([0, 0, 2**63 - 1]), torch.tensor([0, 1, 0])
-    together = gumbel_noise(seed, image, 5, 64)
-    alone = gumbel_noise(seed[2:], image[2:], torch.tensor([5]), 64)
+    together = noise_of(seed, image, 5, 64)
+    alone = noise_of(seed[2:], image[2:], 5, 64)
     assert torch.equal(together[2:], alone)
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(together, gumbel_noise(seed, image, 6, 64))
-    assert torch.equal(together[:, :32], gumbel_noise(seed, image, 5, 32))
+    assert not torch.equal(together, noise_of(seed, image, 6, 64))
+    assert torch.equal(together[:, :32], noise_of(seed, image, 5, 32))
+
+
+def test_some_of_the_numbers_are_those_among_all() -> None:
+    key, lanes = key_of(3), torch.tensor([5, 0, 63])
+    assert torch.equal(uniform(key, 64)[lanes], uniform_at(key, lanes))
 
 
 def test_the_numbers_are_spread_as_they_should_be() -> None:
     key = key_of(7)
-    u, n, g = uniform(key, 200_000), normal(key, 200_000), gumbel(key, 200_000)
+    u, n, g = uniform(key, 200_000), normal(key, 200_000), gumbel_at(key, torch.arange(200_000))
     assert float(u.min()) > 0.0
     assert float(u.max()) <= 1.0
     assert float(u.mean()) == pytest.approx(0.5, abs=0.005)
@@ -44,26 +65,46 @@ def test_neighbouring_keys_are_unrelated() -> None:
     assert abs(float((a * b).mean()) * 12) < 0.02
 
 
-def test_every_row_keeps_to_its_own_settings() -> None:
+@pytest.fixture
+def favoured(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Noise that picks one token wherever it is among the candidates."""
+
+    def favour(token: int) -> None:
+        monkeypatch.setattr(sampling, "gumbel_at", lambda _keys, lanes: 50.0 * (lanes == token))
+
+    return favour
+
+
+def test_every_row_keeps_to_its_own_settings(favoured: Callable[[int], None]) -> None:
+    favoured(4)
     logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0]).repeat(4, 1)
-    noise = torch.tensor([0.0, 0.0, 0.0, 0.0, 50.0]).repeat(4, 1)  # would pick the last token
-    chosen = sample_tokens(logits, *settings((1.0, 0, 1.0), (0.0, 0, 1.0), (1.0, 2, 1.0), (1.0, 0, 0.5)), noise)
-    assert chosen.tolist() == [4, 0, 0, 0]
+    choice = settings((1.0, 0, 1.0), (0.0, 0, 1.0), (1.0, 2, 1.0), (1.0, 0, 0.5))
+    assert sample_tokens(logits, choice, torch.zeros(4, dtype=torch.int64)).tolist() == [4, 0, 0, 0]
 
 
-def test_top_p_keeps_the_token_that_reaches_it() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    noise = torch.tensor([[0.0, 50.0, 0.0]])
-    assert int(sample_tokens(logits, *settings((1.0, 0, 0.5)), noise)) == 0
-    assert int(sample_tokens(logits, *settings((1.0, 0, 0.51)), noise)) == 1
+def test_top_p_keeps_the_token_that_reaches_it(favoured: Callable[[int], None]) -> None:
+    favoured(1)
+    logits, key = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.zeros(1, dtype=torch.int64)
+    assert int(sample_tokens(logits, settings((1.0, 0, 0.5)), key)) == 0
+    assert int(sample_tokens(logits, settings((1.0, 0, 0.51)), key)) == 1
+
+
+def test_a_neighbours_settings_change_nothing() -> None:
+    """More candidates for one row are not more for another."""
+    logits, keys = torch.randn(3, 40), fold(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    rows = ((1.0, 5, 1.0), (0.7, 0, 0.9), (1.3, 12, 1.0))
+    together = sample_tokens(logits, settings(*rows), keys)
+    for place, row in enumerate(rows):
+        alone = sample_tokens(logits[place : place + 1], settings(row), keys[place : place + 1])
+        assert int(alone) == int(together[place])
 
 
 def test_draws_follow_the_logits() -> None:
     count = 20_000
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(count, -1)
-    noise = gumbel_noise(torch.zeros(count, dtype=torch.int64), torch.arange(count), 0, 3)
-    many = settings(*[(1.0, 0, 1.0)] * count)
-    shares = torch.bincount(sample_tokens(logits, *many, noise), minlength=3) / count
+    keys = fold(torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    drawn = sample_tokens(logits, settings(*[(1.0, 0, 1.0)] * count), keys)
+    shares = torch.bincount(drawn, minlength=3) / count
     torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.02, rtol=0)
 
 

@@ -111,12 +111,12 @@ class Job:
         self,
         batch: Batch[Count],
         rows: list[Count],
-        check: Callable[[], None] = _nothing,
+        on_step: Callable[[], None] = _nothing,
         is_due: Callable[[], bool] = lambda: False,
     ) -> None:
         self.rows, self.finished, self.error = rows, list[Count](), None
         self.seen: list[list[int]] = []  # where the rows were at each turn
-        self._args = (rows, check, is_due)
+        self._args = (rows, on_step, is_due)
         self._batch = batch
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -221,6 +221,21 @@ def test_a_stopped_job_leaves_at_its_next_step_and_the_others_stay() -> None:
     assert not stepper.inside
 
 
+def test_what_was_finished_is_handed_over_before_the_job_hears_that_it_is_stopped() -> None:
+    stepper = Counters()
+    rows = [Count(3), Count(9)]
+
+    def on_step() -> None:
+        if rows[0].done:
+            raise Cancelled("by the caller")
+
+    job = Job(_batch(stepper), rows, on_step)
+    job.wait()
+    assert isinstance(job.error, Cancelled)
+    assert job.finished == rows[:1]
+    assert rows[1].at == 3
+
+
 def test_a_row_that_breaks_ends_its_job_alone() -> None:
     stepper = Counters()
     batch = _batch(stepper)
@@ -276,6 +291,17 @@ def test_what_nobody_is_to_blame_for_is_told_to_all_and_the_batch_serves_on() ->
     late = Job(batch, [Count(5)])
     late.wait()
     assert late.error is None
+
+
+def test_a_batch_without_room_tells_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slots(_stepper: Counters) -> int:
+        raise OutOfMemory("no room")
+
+    stepper = Counters(slots=0)
+    monkeypatch.setattr(Counters, "slots", property(slots))
+    job = Job(_batch(stepper), [Count(2)])
+    job.wait()
+    assert isinstance(job.error, OutOfMemory)
 
 
 def test_a_thread_that_gives_up_by_itself_takes_its_rows_out() -> None:

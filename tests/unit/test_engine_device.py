@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from shared.errors import EngineError, OutOfMemory
 from tests.support.polling import eventually
+from worker.engines import memory
 from worker.engines.device import Device
 from worker.engines.turns import FairLock, Turns
 from worker.models.errors import ShapeError
@@ -47,7 +49,7 @@ def test_two_jobs_advance_side_by_side() -> None:
             with device.step(name):
                 taken.append(name)
                 # the other asks meanwhile; it must be next
-                eventually(lambda: len(device._turns._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
+                eventually(lambda: len(device.turns._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
 
     threads = [threading.Thread(target=job, args=(name,)) for name in ("a", "b")]
     for thread in threads:
@@ -118,3 +120,25 @@ def test_steps_are_counted() -> None:
     with device.step("rank"):
         pass
     assert seen == [("rank", True)]
+
+
+def test_memory_is_the_containers_where_that_is_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    5000 kB\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("4096\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.available_bytes() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory.available_bytes() == 1_000_000 - 4096
+    assert min(memory.resident_bytes(), memory.peak_bytes()) > 10 * 2**20
+
+
+def test_a_limit_leaves_what_the_process_does_not_hold() -> None:
+    held = memory.resident_bytes()
+    device = Device("cpu", memory_bytes=held + 1000 * 2**20)
+    assert 700 * 2**20 < device.free_bytes() < 850 * 2**20  # less the reserve
+    assert device.slots(2**20 * 200) in (3, 4)
+    assert device.slots(1) == device.rows
+    with pytest.raises(OutOfMemory, match=r"one row takes 2000\.0 MiB, cpu has \d+\.\d MiB free"):
+        device.slots(2**20 * 2000)

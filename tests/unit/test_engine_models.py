@@ -154,7 +154,7 @@ class TestDalle:
         encode = Clip.encode_image
         monkeypatch.setattr(Clip, "encode_image", lambda clip, rows: (sizes.append(len(rows)), encode(clip, rows))[1])
         run("dalle", prompts=["a tree"], n=40, seed=0)
-        assert sizes == [32, 8]
+        assert sizes == [16, 16, 8]
 
     def test_progress_counts_every_token(self, run: Run) -> None:
         recorder = Recorder()
@@ -269,7 +269,9 @@ class TestVqganClip:
         assert "video.webp" in stop.value.output.files
 
     def test_a_loss_that_is_no_number_is_named(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.models.vqgan_clip.VqganClipState.step", lambda _self: math.nan)
+        monkeypatch.setattr(
+            "worker.models.latents.border_distance", lambda pictures: pictures.mean((1, 2, 3)) * math.nan
+        )
         with pytest.raises(NonFinite):
             run("vqgan_clip", prompts=["a tree"], iterations=2, size=[32, 32], seed=0)
 
@@ -385,8 +387,8 @@ class TestResumedDalle:
         engines["dalle"]._device.rows = 1  # type: ignore[attr-defined]
         recorder = Recorder()
         resumed = run("dalle", recorder, saved, **self.SPEC)
-        assert recorder.resumed_at == [9]
-        assert len(recorder.steps) == 7 + 9 * 16
+        assert recorder.resumed_at == [18]
+        assert len(recorder.steps) == 7 + 7 + 8 * 16
         assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
 
     def test_a_larger_device_goes_on_where_a_smaller_one_was(self, run: Run, engines: dict[str, Engine]) -> None:
@@ -394,7 +396,7 @@ class TestResumedDalle:
         engines["dalle"]._device.rows = 64  # type: ignore[attr-defined]
         recorder = Recorder()
         resumed = run("dalle", recorder, saved, **self.SPEC)
-        assert len(recorder.steps) == 15 + 16  # the batch that was begun, and all the rest at once
+        assert len(recorder.steps) == 16  # what was begun, and all the rest, at once
         assert [p.index for p in resumed.pictures] == [p.index for p in run("dalle", **self.SPEC).pictures]
 
 
@@ -424,7 +426,7 @@ class TestStopped:
     }
     INSIDE: ClassVar[dict[str, str]] = {
         "dalle": "worker.models.dalle_sampler.DalleSampler.step",
-        "vqgan_clip": "worker.models.vqgan_clip.VqganClipState.step",
+        "vqgan_clip": "worker.models.latents.LatentRows.step",
         "rank": "worker.models.clip.Clip.encode_image",
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_worker_monitor import claim
+from worker.engines.memory import resident_bytes
 from worker.hooks import Ended
-from worker.recycling import WARM_JOBS, Recycling, rss_bytes
+from worker.recycling import WARM_JOBS, Recycling
 
 ENDED = Ended("succeeded", {})
 
@@ -37,7 +38,7 @@ def test_jobs_are_counted_and_it_leaves_once() -> None:
 
 def test_growth_counts_from_the_tenth_job(monkeypatch: pytest.MonkeyPatch) -> None:
     rss = [100]
-    monkeypatch.setattr("worker.recycling.rss_bytes", lambda: rss[0])
+    monkeypatch.setattr("worker.recycling.resident_bytes", lambda: rss[0])
     worker = Worker(rss_growth=0.2)
     worker.ends(WARM_JOBS - 1)
     rss[0] = 1000  # what the first jobs fill is no leak
@@ -57,7 +58,7 @@ def test_off_means_off() -> None:
 
 
 def test_memory_is_measured() -> None:
-    before = rss_bytes()
+    before = resident_bytes()
     ballast = bytearray(64 * 2**20)
     ballast[::4096] = b"x" * (len(ballast) // 4096)
-    assert rss_bytes() - before > 32 * 2**20
+    assert resident_bytes() - before > 32 * 2**20

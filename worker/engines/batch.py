@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -82,15 +82,17 @@ class BatchEvents:
     on_admitted: Callable[[str, float], None] = lambda _kind, _seconds: None  # a row got its first slot
     on_evicted: Callable[[str], None] = lambda _kind: None  # a row made room for another job's
     on_shrunk: Callable[[str], None] = lambda _kind: None  # the device was full; the batch goes on with less
+    on_cache: Callable[[str, int, int], None] = lambda _cache, _hits, _misses: None  # not the kind, the cache's name
+    on_memory: Callable[[str, int, int], None] = lambda _kind, _predicted, _used: None  # bytes, when rows came in
 
 
 @dataclass(eq=False)
 class Member(Generic[R]):
-    """One job's part in a batch. `check` raises what stops the job; `is_due` is asked after each step whether the rows
-    must stand still, as they are now, until the job's thread has seen them."""
+    """One job's part in a batch. `on_step` is called after each step, and raises what stops the job; `is_due` is asked
+    then whether the rows must stand still, as they are now, until the job's thread has seen them."""
 
     waiting: deque[R]
-    check: Callable[[], None]
+    on_step: Callable[[], None]
     is_due: Callable[[], bool]
     most: int  # rows it may have inside at once
     asked_at: float = field(default_factory=time.monotonic)
@@ -122,8 +124,11 @@ class Batch(Generic[R]):
         turn: Callable[[str], AbstractContextManager[Turn]],
         turns: Turns,
         events: BatchEvents | None = None,
+        linger_s: float = 0.0,
     ) -> None:
+        """linger_s: how long a batch that was idle waits for more rows than the first."""
         self.stepper = stepper
+        self._linger_s = linger_s
         self._kind = kind
         self._turn = turn
         self._turns = turns
@@ -140,7 +145,7 @@ class Batch(Generic[R]):
     def joined(
         self,
         rows: Sequence[R],
-        check: Callable[[], None],
+        on_step: Callable[[], None],
         is_due: Callable[[], bool] = lambda: False,
         most: int | None = None,
     ) -> Iterator[Iterator[list[R]]]:
@@ -148,9 +153,10 @@ class Batch(Generic[R]):
         it. The rest go on meanwhile; rows that were due stand still until the next turn is asked for. Afterwards,
         however it ends, all of them are out of the batch.
 
-        The iterator raises what `check` raises, a row's own error, EngineError where the whole batch failed.
+        `on_step` runs in the batch's thread, with every step. The iterator raises what it raises, a row's own error, or
+        what failed for the whole batch; never before all that was finished is handed over.
         """
-        member = Member(deque(rows), check, is_due, len(rows) if most is None else most)
+        member = Member(deque(rows), on_step, is_due, len(rows) if most is None else most)
         member.fresh = {id(row) for row in rows}
         self._join(member)
         try:
@@ -159,7 +165,7 @@ class Batch(Generic[R]):
             self._quit(member)
 
     def _turns_of(self, member: Member[R]) -> Iterator[list[R]]:
-        while not member.is_over:
+        while not member.is_over or member.finished or member.error:
             yield self._news(member)
 
     def _join(self, member: Member[R]) -> None:
@@ -182,14 +188,15 @@ class Batch(Generic[R]):
     def _news(self, member: Member[R]) -> list[R]:
         """Wait until there is something to tell; the rows that are finished now."""
         with self._changed:
-            member.is_paused = False
-            self._changed.notify_all()
+            if not member.has_news:  # else the rows may have been due since the last turn, and nobody has seen them
+                member.is_paused = False
+                self._changed.notify_all()
             with self._behind(lambda: bool(member.inside)):
                 self._changed.wait_for(lambda: member.has_news)
-            member.has_news = False
             finished, member.finished = member.finished, []
-            if member.error is not None:
+            if member.error is not None and not finished:
                 raise copy.copy(member.error) from member.error
+            member.has_news = member.error is not None
             return finished
 
     def _behind(self, is_aboard: Callable[[], bool]) -> AbstractContextManager[None]:
@@ -205,10 +212,7 @@ class Batch(Generic[R]):
                     while self._round(turn) and turn.has_time:
                         pass
             except OutOfMemory as error:
-                if self.stepper.shrink():
-                    self._events.on_shrunk(self._kind)
-                else:
-                    self._fail(error)
+                self._shrink(error)
             except BaseException as error:
                 self._fail(error)
             self._tell()
@@ -216,7 +220,11 @@ class Batch(Generic[R]):
     def _has_work(self) -> bool:
         """Wait for something to do; False when there was nothing for so long that this thread may end."""
         with self._changed:
+            if self._is_busy():
+                return True
             if self._changed.wait_for(self._is_busy, IDLE_S):
+                if self._linger_s:
+                    self._changed.wait_for(self._is_full, self._linger_s)
                 return True
         with self._turn(self._kind), self._changed:
             if self._is_busy() or self._members:
@@ -227,6 +235,9 @@ class Batch(Generic[R]):
 
     def _is_busy(self) -> bool:
         return bool(self._leaving) or any(member.inside or member.wants for member in self._members)
+
+    def _is_full(self) -> bool:
+        return sum(len(member.waiting) + len(member.inside) for member in self._members) >= self.stepper.slots
 
     def _round(self, turn: Turn) -> bool:
         """Let rows out and in, take one step, look at every member. Whether the turn may go on: there is something left
@@ -305,20 +316,19 @@ class Batch(Generic[R]):
             return any(told)
 
     def _sort_out(self, member: Member[R]) -> bool:
-        error = _stop_of(member) or next((row.error for row in member.inside if row.error is not None), None)
+        ended = [row for row in member.inside if row.done or row.error is not None]
+        member.inside = [row for row in member.inside if row not in ended]
+        member.finished += [row for row in ended if row.error is None]
+        self._leaving += ended
+        error = _stop_of(member) or next((row.error for row in ended if row.error is not None), None)
         if error is not None:
             self._end(member, error)
-            return True
-        ended = [row for row in member.inside if row.done]
-        member.inside = [row for row in member.inside if not row.done]
-        member.finished += ended
-        self._leaving += ended
-        if member.inside and member.is_due():
+        elif member.inside and member.is_due():
             member.is_paused = True
             self._leaving += member.inside
             member.waiting.extendleft(reversed(member.inside))
             member.inside = []
-        is_told = bool(ended) or member.is_paused
+        is_told = bool(ended) or member.is_paused or error is not None
         member.has_news |= is_told
         return is_told
 
@@ -329,12 +339,19 @@ class Batch(Generic[R]):
         member.error = member.error or error
         member.has_news = True
 
+    def _shrink(self, error: OutOfMemory) -> None:
+        """Go on with less, or give up."""
+        with suppress(OutOfMemory):
+            if self.stepper.shrink():
+                self._events.on_shrunk(self._kind)
+                return
+        self._fail(error)
+
     def _fail(self, error: BaseException) -> None:
-        """A step that nobody in particular is to blame for: everybody inside is told, and nothing of theirs is kept."""
+        """What nobody in particular is to blame for: everybody inside is told; where that is nobody, whoever waits."""
         with self._changed:
-            for member in self._members:
-                if member.inside:
-                    self._end(member, error)
+            for member in [member for member in self._members if member.inside] or self._members:
+                self._end(member, error)
 
     def _tell(self) -> None:
         """After a turn: whoever is in it may report where it is."""
@@ -350,7 +367,7 @@ def _held(member: Member[R]) -> int:
 
 def _stop_of(member: Member[R]) -> Stopped | None:
     try:
-        member.check()
+        member.on_step()
     except Stopped as stop:
         return stop
     return None

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from worker.engines.base import Monitor, Picture, Task
 from worker.engines.device import Device
-from worker.engines.embeddings import IMAGES_PER_STEP, Embedder
+from worker.engines.embeddings import Embedder
 from worker.models.dalle_sampler import decode_ids
 from worker.models.vqgan import VQGAN
 
 __all__ = ["Candidate", "best", "decode", "rows_at_once", "scores"]
-
-DECODED_PER_STEP = 16  # pictures decoded in one step of the device, so that other jobs' steps fit between
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,20 @@ def rows_at_once(device: Device, task: Task) -> int:
     return max(1, device.rows >> 2 if task.was_too_large else device.rows)
 
 
-def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Monitor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w)."""
+def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Monitor | None) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w). Without a monitor nothing stops it."""
     parts = []
-    for ids in torch.split(codes, DECODED_PER_STEP):
-        monitor.check()
+    for ids in torch.split(codes, device.group):
+        if monitor:
+            monitor.check()
         with device.step(kind):
             parts.append(decode_ids(vqgan, ids))
     return torch.cat(parts)
 
 
-def scores(
-    embedder: Embedder, clip: str, pictures: Tensor, targets: Tensor, kind: str, monitor: Monitor
-) -> list[float]:
-    """Cosine of every picture (B, 3, H, W) with its own unit vector (B, D)."""
-    vectors = []
-    for part in torch.split(pictures, IMAGES_PER_STEP):
-        monitor.check()
-        vectors.append(embedder.tensors(clip, part, kind))
-    found: list[float] = (torch.cat(vectors) * targets).sum(1).tolist()
+def scores(embedder: Embedder, clip: str, pictures: Tensor, targets: Tensor) -> list[float]:
+    """Cosine of every picture (B, 3, H, W) with its own unit vector (B, D). Bounded, so nothing stops it."""
+    found: list[float] = (embedder.tensors(clip, pictures) * targets).sum(1).tolist()
     return found
 
 

@@ -54,8 +54,8 @@ class ClipEngine:
         )
 
     def _rank(self, spec: RankSpec, task: Task, monitor: Monitor) -> dict[str, Any]:
-        text = self._embedder.texts(spec.model, [spec.prompt], "rank")
-        scores = (self._images(spec.model, task, spec.images, "rank", monitor) @ text[0]).tolist()
+        text = self._embedder.texts(spec.model, [spec.prompt])
+        scores = (self._images(spec.model, task, spec.images, monitor) @ text[0]).tolist()
         order = sorted(range(len(scores)), key=lambda number: -scores[number])
         return {
             "scores": [
@@ -66,7 +66,7 @@ class ClipEngine:
 
     def _classify(self, spec: ClassifySpec, task: Task, monitor: Monitor) -> dict[str, Any]:
         classes = self._classes(spec, monitor)
-        vectors = self._images(spec.model, task, spec.images, "classify", monitor)
+        vectors = self._images(spec.model, task, spec.images, monitor)
         scale = self._library.clip(spec.model).logit_scale
         chances, places = (scale * vectors @ classes.T).softmax(1).topk(min(spec.top_k, len(spec.labels)), dim=1)
         return {
@@ -87,13 +87,13 @@ class ClipEngine:
         total = None
         for template in spec.templates:
             texts = [template.replace("{}", label) for label in spec.labels]
-            rows = self._embedder.texts(spec.model, texts, "classify", monitor)
+            rows = self._embedder.texts(spec.model, texts, monitor)
             total = rows if total is None else total + rows
         assert total is not None
         return F.normalize(total, dim=-1)
 
-    def _images(self, model: str, task: Task, refs: list[str], kind: str, monitor: Monitor) -> Tensor:
+    def _images(self, model: str, task: Task, refs: list[str], monitor: Monitor) -> Tensor:
         distinct = list(dict.fromkeys(refs))
-        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], kind, monitor)
+        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], monitor)
         place = {ref: number for number, ref in enumerate(distinct)}
         return rows[torch.tensor([place[ref] for ref in refs], device=rows.device)]

@@ -17,7 +17,10 @@ __all__ = ["build_device_engines"]
 
 def build_device_engines(options: EngineOptions) -> list[Engine]:
     """One engine per file. Raises ModelUnavailable where the device or the registry is not there."""
-    device = Device(options.device, options.cpu_threads, options.on_step, options.turns)
+    device = Device(
+        options.device, options.cpu_threads, options.on_step, options.turns,
+        memory_bytes=options.memory_bytes, is_pinned=options.is_pinned, events=options.events,
+    )  # fmt: skip
     library = ModelLibrary(device.torch_device, options.weights_dir, options.on_load)
     embedder = Embedder(library, device)
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.specs import KINDS
 from worker.engines.base import Engine
+from worker.engines.batch import BatchEvents
 from worker.engines.probe import ProbeEngine
 from worker.engines.turns import Turns
 
@@ -28,6 +29,9 @@ class EngineOptions:
     on_step: Callable[[str, float], None] = lambda _kind, _seconds: None  # after each step on the device
     turns: Turns = field(default_factory=Turns)  # on the device
     on_load: Callable[[str, float], None] = lambda _model, _seconds: None  # after each model is loaded
+    events: BatchEvents = field(default_factory=BatchEvents)  # of batches
+    memory_bytes: int = 0  # what engines may use of the device; 0 asks it what is free
+    is_pinned: bool = False  # batches of one shape: pictures equal to the last bit in any company
 
 
 def build_engines(kinds: Collection[str], options: EngineOptions) -> dict[str, Engine]:

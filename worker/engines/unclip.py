@@ -113,7 +113,7 @@ class UnclipEngine:
         assert isinstance(spec, UnclipSpec)
         names = self._library.companions(spec.model, KIND)
         unclip = self._library.unclip(names[0])
-        captions = self._embedder.texts(names[2], spec.prompts, KIND) if spec.prompts else None
+        captions = self._embedder.texts(names[2], spec.prompts) if spec.prompts else None
         picture = None if spec.image is None else self._picture(names[2], task, spec.image)
         vectors = picture if picture is not None else captions
         targets = captions if captions is not None else picture
@@ -138,7 +138,7 @@ class UnclipEngine:
         """(1, D) of the given picture."""
         side = self._library.clip(clip).image_size_px
         pixels = to_tensor(task.images[ref], (side, side)).to(self._device.torch_device)
-        return self._embedder.tensors(clip, pixels, KIND)
+        return self._embedder.tensors(clip, pixels)
 
     def _batch(self, run: _Run, part: list[Candidate], monitor: Monitor) -> None:
         """Draw, decode and score one batch. Progress counts the steps of all pictures of the job."""
@@ -152,7 +152,7 @@ class UnclipEngine:
         marks.append(time.monotonic())
         pictures = decode(self._device, run.vqgan, codes, KIND, monitor)
         marks.append(time.monotonic())
-        found = scores(self._embedder, run.model_ids[2], pictures, run.targets[places], KIND, monitor)
+        found = scores(self._embedder, run.model_ids[2], pictures, run.targets[places])
         for candidate, image, score in zip(part, to_images(pictures), found, strict=True):
             picture = Picture(image, run.prompts[candidate.prompt], run.settings.seed, candidate.index, score)
             run.pictures[candidate.prompt].append(picture)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.attention import attend_rows
+from worker.models.code_model import Prefill, SequenceCache
 from worker.models.errors import ConfigError, ShapeError, check_ids, check_shape
 
 PAD = 0  # text id that stands for "no word here"; the tokenizer keeps it free
@@ -62,19 +64,6 @@ class DalleConfig:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class KVCache:
-    """Keys and values of every layer and position; a row belongs to one sequence and can be handed to another."""
-
-    keys: Tensor  # (layers, B, heads, length, width / heads)
-    values: Tensor  # the same
-
-    @property
-    def batch(self) -> int:
-        """Rows."""
-        return self.keys.shape[1]
-
-
 class Block(nn.Module):
     """Pre-norm causal self-attention and a GELU MLP of four times the width."""
 
@@ -101,29 +90,33 @@ class Block(nn.Module):
         x = x + self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
 
-    def forward(self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        """Whole sequences (B, S, W); fills slots 0..S-1 of this layer's cache (B, heads, length, d) if given."""
-        q, k, v = self.split(x)
-        if keys is not None and values is not None:
-            keys[:, :, : x.shape[1]] = k
-            values[:, :, : x.shape[1]] = v
-        return self.close(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole sequences (B, S, W)."""
+        return self.read(x)[0]
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, slot: int) -> Tensor:
-        """One position (B, 1, W), all rows at the same `slot`."""
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole sequences (B, S, W), and their keys and values, each (B, heads, S, d)."""
         q, k, v = self.split(x)
-        keys[:, :, slot : slot + 1] = k
-        values[:, :, slot : slot + 1] = v
-        past = slot + 1
-        return self.close(x, F.scaled_dot_product_attention(q, keys[:, :, :past], values[:, :, :past]))
+        return self.close(x, F.scaled_dot_product_attention(q, k, v, is_causal=True)), k, v
 
-    def step_rows(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, seen: Tensor) -> Tensor:
-        """One position (B, 1, W), every row at its own slot; `seen` (B, 1, 1, length) marks the slots in use."""
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, hidden: Tensor) -> Tensor:
+        """One position (S, 1, W), every row at its own slot of the cache (B, heads, length, d); see attend_rows."""
         q, k, v = self.split(x)
         rows = torch.arange(x.shape[0], device=x.device)
         keys[rows, :, slots] = k[:, :, 0].to(keys.dtype)
         values[rows, :, slots] = v[:, :, 0].to(values.dtype)
-        return self.close(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen))
+        return self.close(x, attend_rows(q, keys, values, hidden))
+
+    def fill(self, x: Tensor, keys: Tensor, values: Tensor, rows: Tensor, first: int) -> Tensor:
+        """Several positions (n, N, W) from slot `first` on, of the cache's rows `rows` (n,); each sees those before."""
+        q, k, v = self.split(x)
+        last = first + x.shape[1]
+        keys[rows, :, first:last] = k.to(keys.dtype)
+        values[rows, :, first:last] = v.to(values.dtype)
+        place = torch.arange(last, device=x.device)
+        seen = place[None] <= place[first:, None]  # (N, last)
+        past = keys[rows, :, :last].to(q.dtype), values[rows, :, :last].to(q.dtype)
+        return self.close(x, F.scaled_dot_product_attention(q, *past, attn_mask=seen))
 
 
 class Dalle(nn.Module):
@@ -189,53 +182,91 @@ class Dalle(nn.Module):
             x = block(x)
         return self.head(self.norm(x[:, self.config.text_length - 1 :]))
 
-    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache of `batch` rows on the model's device."""
+    # --- CodeModel: one code at a time, many rows at once ---------------------------------------------------------
+
+    @property
+    def text_length(self) -> int:
+        """See CodeModel."""
+        return self.config.text_length
+
+    @property
+    def image_length(self) -> int:
+        """See CodeModel."""
+        return self.config.image_length
+
+    @property
+    def image_vocab(self) -> int:
+        """See CodeModel."""
+        return self.config.image_vocab
+
+    @property
+    def grid(self) -> int:
+        """See CodeModel."""
+        return self.config.grid
+
+    @property
+    def guidance(self) -> float:
+        """See CodeModel."""
+        return self.config.guidance
+
+    @property
+    def blank(self) -> Tensor:
+        """Padding alone."""
+        return torch.full((self.config.text_length,), PAD, device=self.padding.device)
+
+    def new_cache(self, sequences: int, dtype: torch.dtype | None = None) -> SequenceCache:
+        """See CodeModel."""
         config, like = self.config, self.padding
-        shape = (config.layers, batch, config.heads, config.length, config.width // config.heads)
+        shape = (config.layers, sequences, config.heads, config.length, config.width // config.heads)
         keys = torch.zeros(shape, device=like.device, dtype=dtype or like.dtype)
-        return KVCache(keys, torch.zeros_like(keys))
+        start = torch.zeros(sequences, config.width, device=like.device, dtype=like.dtype)
+        return SequenceCache(keys, torch.zeros_like(keys), start=start)
 
-    def prefill(self, text_ids: Tensor, cache: KVCache, image_ids: Tensor | None = None) -> Tensor:
-        """Run the captions (B, T), and the codes (B, N) that are already known, into the cache.
-
-        Returns the next code's logits (B, V): code 0 after captions alone, code N after N codes.
-        """
+    def prefill(self, text_ids: Tensor) -> Prefill:
+        """See CodeModel. The last text position is what a row is fed at position 0."""
         self.check_text(text_ids)
         x = self.embed_text(text_ids)
-        if image_ids is not None:
-            check_shape("image_ids", image_ids, (text_ids.shape[0], None))
-            check_ids("image_ids", image_ids, self.config.image_vocab)
-            x = torch.cat([x, self.embed_image(image_ids)], dim=1)
-        for index, block in enumerate(self.blocks):
-            x = block(x, cache.keys[index], cache.values[index])
-        return self.head(self.norm(x[:, -1]))
+        start, keys, values = x[:, -1], [], []
+        for block in self.blocks:
+            x, k, v = block.read(x)
+            keys.append(k)
+            values.append(v)
+        return Prefill(torch.stack(keys), torch.stack(values), torch.ones_like(text_ids, dtype=torch.bool), start)
 
-    def step(self, image_ids: Tensor, position: int | Tensor, cache: KVCache) -> Tensor:
-        """Feed the code (B,) at `position` and return the logits (B, V) of the code after it.
+    def place(self, cache: SequenceCache, slots: Tensor, prefill: Prefill, which: Tensor) -> None:
+        """See CodeModel."""
+        assert cache.start is not None
+        assert prefill.start is not None
+        cache.keys[:, slots, :, : self.text_length] = prefill.keys[:, which].to(cache.keys.dtype)
+        cache.values[:, slots, :, : self.text_length] = prefill.values[:, which].to(cache.values.dtype)
+        cache.start[slots] = prefill.start[which]
 
-        `position` counts codes from 0: an int when all rows stand at the same place (the fast way), else (B,) int64, so
-        that rows of different progress share a batch.
-        """
-        check_shape("image_ids", image_ids, (cache.batch,))
-        if isinstance(position, int):
-            return self._step_together(image_ids, position, cache)
-        check_shape("position", position, (cache.batch,))
-        x = (self.image_embedding(image_ids) + self.positions()[position]).unsqueeze(1)  # (B, 1, W)
-        slots = position + self.config.text_length
-        seen = torch.arange(self.config.length, device=x.device) <= slots[:, None]  # (B, length)
-        seen = seen[:, None, None]
+    def fill(self, codes: Tensor, cache: SequenceCache, slots: Tensor) -> None:
+        """See CodeModel."""
+        check_ids("codes", codes, self.config.image_vocab)
+        x = self.embed_image(codes[:, :-1])  # the last one is fed by the next step
+        if not x.shape[1]:
+            return
         for index, block in enumerate(self.blocks):
-            x = block.step_rows(x, cache.keys[index], cache.values[index], slots, seen)
+            x = block.fill(x, cache.keys[index], cache.values[index], slots, self.text_length)
+
+    def step(self, codes: Tensor, position: Tensor, cache: SequenceCache, seen: int) -> Tensor:
+        """See CodeModel."""
+        assert cache.start is not None
+        place = self.positions()[(position - 1).clamp_min(0)]
+        words = self.image_embedding(codes) + place
+        x = torch.where((position == 0)[:, None], cache.start[: len(codes)], words).unsqueeze(1)  # (S, 1, W)
+        slots = position + (self.text_length - 1)
+        live = torch.arange(self.text_length - 1 + seen, device=x.device)
+        hidden = torch.zeros(len(codes), len(live), device=x.device, dtype=x.dtype)
+        hidden.masked_fill_(live > slots[:, None], float("-inf"))
+        for index, block in enumerate(self.blocks):
+            x = block.step(x, cache.keys[index], cache.values[index], slots, hidden)
         return self.head(self.norm(x[:, 0]))
 
-    def _step_together(self, image_ids: Tensor, position: int, cache: KVCache) -> Tensor:
-        grid = self.config.grid
-        if not 0 <= position < self.config.image_length:
-            raise ShapeError(f"position {position} is outside the picture's {self.config.image_length} codes")
-        place = self.rows[position // grid] + self.columns[position % grid]
-        x = (self.image_embedding(image_ids) + place).unsqueeze(1)  # (B, 1, W)
-        slot = position + self.config.text_length
-        for index, block in enumerate(self.blocks):
-            x = block.step(x, cache.keys[index], cache.values[index], slot)
-        return self.head(self.norm(x[:, 0]))
+    def move(self, cache: SequenceCache, source: Tensor, target: Tensor) -> None:
+        """See CodeModel."""
+        assert cache.start is not None
+        cache.keys[:, target] = cache.keys[:, source]
+        cache.values[:, target] = cache.values[:, source]
+        cache.start[target] = cache.start[source]

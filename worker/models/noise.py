@@ -43,23 +43,43 @@ def fold(key: Tensor, counter: Tensor | int) -> Tensor:
     return _mix(_mix(key + _GOLDEN) ^ (place * _MIX_2 + _GOLDEN))
 
 
-def uniform(key: Tensor, count: int) -> Tensor:
-    """`count` numbers in (0, 1), float32, in a new last dimension, of every key (int64, any shape)."""
-    lanes = torch.arange(count, device=key.device, dtype=torch.int64)
-    bits = _shift(fold(key.unsqueeze(-1), lanes), 64 - _BITS)
-    return (bits.to(torch.float32) + 0.5) * (1.0 / 2**_BITS)
+def uniform(key: Tensor, count: int, first: int = 0) -> Tensor:
+    """`count` numbers in (0, 1), float32, in a new last dimension, of every key (int64, any shape): from its number
+    `first` on."""
+    lanes = torch.arange(first, first + count, device=key.device, dtype=torch.int64)
+    return uniform_at(key.unsqueeze(-1), lanes)
 
 
-def normal(key: Tensor, count: int) -> Tensor:
-    """`count` standard normal numbers, float32, in a new last dimension (Box and Muller, 1958)."""
-    u = uniform(key, 2 * count)
-    radius = (-2.0 * u[..., :count].clamp_max(1.0 - 2.0**-24).log()).sqrt()
-    return radius * (2.0 * torch.pi * u[..., count:]).cos()
+def uniform_at(key: Tensor, lanes: Tensor) -> Tensor:
+    """Of the numbers that `uniform` gives for a key, those at `lanes` (int64); key and lanes broadcast.
+
+    It is fold() in two buffers: new ones for each of its sums cost four times as much as the sums.
+    """
+    x = (lanes * _MIX_2).add_(_GOLDEN) ^ _mix(key + _GOLDEN)
+    spare = torch.empty_like(x)
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2), (31, None)):
+        torch.bitwise_right_shift(x, bits, out=spare)
+        x.bitwise_xor_(spare.bitwise_and_((1 << (64 - bits)) - 1))
+        if factor is not None:
+            x.mul_(factor)
+    x.bitwise_right_shift_(64 - _BITS).bitwise_and_((1 << _BITS) - 1)
+    return x.to(torch.float32).add_(0.5).mul_(1.0 / 2**_BITS)
 
 
-def gumbel(key: Tensor, count: int) -> Tensor:
-    """`count` standard Gumbel numbers, float32, in a new last dimension."""
-    u = uniform(key, count).clamp_max(1.0 - 2.0**-24)
+def normal(key: Tensor, count: int, first: int = 0, total: int | None = None) -> Tensor:
+    """`count` standard normal numbers, float32, in a new last dimension (Box and Muller, 1958): of the `total` that a
+    key gives at once, those from `first` on."""
+    if total is None or total == count:
+        u, v = uniform(key, 2 * count).split(count, dim=-1)
+    else:
+        u, v = uniform(key, count, first), uniform(key, count, total + first)
+    radius = u.clamp_max(1.0 - 2.0**-24).log_().mul_(-2.0).sqrt_()
+    return radius.mul_((v * (2.0 * torch.pi)).cos_())
+
+
+def gumbel_at(key: Tensor, lanes: Tensor) -> Tensor:
+    """Standard Gumbel numbers, float32: of those that belong to a key, the ones at `lanes` (int64); both broadcast."""
+    u = uniform_at(key, lanes).clamp_max(1.0 - 2.0**-24)
     return -(-u.log()).log()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle
-from worker.models.dalle_sampler import DalleSampler, RowSettings, decode_ids
+from worker.models.dalle_sampler import RowSettings, decode_ids, sample
 from worker.models.diffusion import DiffusionRow
 from worker.models.text import CaptionTokenizer
 from worker.models.unclip import Unclip
@@ -61,10 +61,8 @@ def draw_dalle(
             for _ in part
             for index in range(count)
         ]
-        sampler = DalleSampler(dalle, ids, all_rows)
-        while not sampler.step():
-            pass
-        out.append(_ranked(models, decode_ids(models.vqgan, sampler.tokens), part, count))
+        codes = sample(dalle, ids, all_rows, sequences=2 * rows).to(dalle.blank.device)
+        out.append(_ranked(models, decode_ids(models.vqgan, codes), part, count))
     return torch.cat(out)
 
 
