@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from tests.models.test_dalle_bart import LONG, TINY, assert_close, begin, captio
 from tests.support.plain_dalle_bart import random_weights
 from worker.checkpoints.bart_tokenizer import bart_tokenizer
 from worker.checkpoints.commands import weights as command
+from worker.checkpoints.detoker import F16_16384, convert_vqgan, detoker_manifest
 from worker.checkpoints.errors import BadRegistry, KeyMismatch
 from worker.checkpoints.loading import open_folder, save_model
 from worker.checkpoints.min_dalle import convert
 from worker.checkpoints.registry import digest
 from worker.engines.library import ModelLibrary
 from worker.models.dalle_bart import DalleBart, DalleBartConfig
+from worker.models.errors import ConfigError
 from worker.models.text import CaptionTokenizer
+from worker.models.vqgan import VQGAN, VQGANConfig
 
 WIDE = DalleBartConfig(
     text_vocab=400, text_length=16, image_vocab=30, code_rows=33, grid=2, width=8, hidden=11, heads=2,
@@ -177,6 +181,51 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["min-dalle", str(tmp_path), str(tmp_path / "ours"), "--size", "mega"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: cannot read the tokenizer")
+
+
+SMALL = VQGANConfig(
+    channels=8, multipliers=(1, 2), decoder_blocks=2, attention_at=(2,), resolution=4, z_channels=8, code_width=6,
+    codes=30, groups=4, encodes=False,
+)  # fmt: skip
+
+
+def write_detoker(folder: Path) -> VQGAN:
+    """The file, and the model that its weights make when nothing is rescaled."""
+    folder.mkdir(exist_ok=True)
+    model = VQGAN(SMALL).eval()
+    table = {name.removeprefix("quantize."): value for name, value in model.state_dict().items()}
+    torch.save(table, folder / "detoker.pt")
+    return model
+
+
+@torch.no_grad()
+def test_a_detoker_draws_the_source_s_pictures_in_our_range(tmp_path: Path) -> None:
+    source = write_detoker(tmp_path / "source")
+    convert_vqgan(tmp_path / "source", tmp_path / "ours", SMALL)
+    ours = open_folder("vqgan", tmp_path / "ours")
+    assert isinstance(ours, VQGAN)
+    codes = torch.randint(0, 30, (2, 2, 2))
+    theirs = source.decode_indices(codes)
+    gap = float((ours.decode_indices(codes).add(1).div(2) - theirs).abs().max())
+    assert gap < 1e-5, f"pictures in [0, 1] differ by {gap}"
+    with pytest.raises(ConfigError, match="encoder"):
+        ours.encode(theirs)
+
+
+def test_a_detoker_with_another_table_is_refused(tmp_path: Path) -> None:
+    write_detoker(tmp_path)
+    table = torch.load(tmp_path / "detoker.pt", weights_only=True)
+    torch.save(table | {"quant_conv.weight": torch.ones(1)}, tmp_path / "detoker.pt")
+    with pytest.raises(KeyMismatch, match="quant_conv"):
+        convert_vqgan(tmp_path, tmp_path / "ours", SMALL)
+
+
+def test_the_detoker_s_names_are_the_published_ones() -> None:
+    """Counted in min-dalle 0.4.11's VQGanDetokenizer."""
+    names = detoker_manifest(F16_16384)
+    assert len(names) == 197
+    assert sum(math.prod(shape) for shape in names.values()) == 46_709_891
+    assert names["embedding.weight"] == (16384, 256)
 
 
 def test_packed_weights_cannot_be_saved_by_mistake(tmp_path: Path) -> None:

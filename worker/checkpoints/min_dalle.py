@@ -12,6 +12,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from worker.checkpoints.errors import BadRegistry, KeyMismatch
 from worker.models.dalle_bart import DalleBartConfig
 
-__all__ = ["convert", "decoder_manifest", "encoder_manifest", "join"]
+__all__ = ["Manifest", "convert", "decoder_manifest", "encoder_manifest", "join", "read_table", "write"]
 
 ENCODER, DECODER = "encoder.pt", "decoder.pt"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -34,12 +35,16 @@ def convert(source: Path, target: Path, config: DalleBartConfig) -> int:
 
     KeyMismatch where the files are not of this configuration, BadRegistry where they cannot be read.
     """
-    encoder = _read(source / ENCODER, encoder_manifest(config))
-    decoder = _read(source / DECODER, decoder_manifest(config))
-    tensors = join(encoder, decoder, config)
+    encoder = read_table(source / ENCODER, encoder_manifest(config))
+    decoder = read_table(source / DECODER, decoder_manifest(config))
+    return write(join(encoder, decoder, config), config.to_dict(), target)
+
+
+def write(tensors: Mapping[str, Tensor], config: Mapping[str, Any], target: Path) -> int:
+    """A model's folder; the weights written."""
     target.mkdir(parents=True, exist_ok=True)
-    (target / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, target / WEIGHTS, {"format": "pt", "source": "kuprel/min-dalle"})
+    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(dict(tensors), target / WEIGHTS, {"format": "pt", "source": "kuprel/min-dalle"})
     return sum(tensor.numel() for tensor in tensors.values())
 
 
@@ -87,7 +92,8 @@ def _layer(prefix: str, attentions: tuple[str, ...], config: DalleBartConfig) ->
     }
 
 
-def _read(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+def read_table(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """A pickled table of weights that has exactly these names and shapes, and finite numbers; no code of it is run."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:

@@ -35,6 +35,7 @@ class VQGANConfig:
     groups: int = 32  # of every group norm; must divide all widths
     beta: float = 0.25  # weight of the commitment term
     dropout: float = 0.0
+    encodes: bool = True  # False: the checkpoint holds no encoder; pictures can be drawn, none can be read
 
     def __post_init__(self) -> None:
         if any(self.channels * factor % self.groups for factor in self.multipliers):
@@ -133,14 +134,19 @@ class VQGAN(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config) if config.encodes else None
         self.decoder = Decoder(config)
         self.quantize = VectorQuantizer(config.codes, config.code_width, config.beta)
-        self.quant_conv = nn.Conv2d(config.z_channels, config.code_width, 1)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.code_width, 1) if config.encodes else None
         self.post_quant_conv = nn.Conv2d(config.code_width, config.z_channels, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latent (B, C, H/f, W/f) before quantisation, of `images` (B, 3, H, W) in [-1, 1]; H and W multiples of f."""
+        """Latent (B, C, H/f, W/f) before quantisation, of `images` (B, 3, H, W) in [-1, 1]; H and W multiples of f.
+
+        ConfigError where the model came without an encoder.
+        """
+        if self.encoder is None or self.quant_conv is None:
+            raise ConfigError("this VQGAN came without its encoder: it draws pictures but cannot read any")
         check_shape("images", images, (None, 3, None, None))
         check_float("images", images)
         factor = self.config.factor
