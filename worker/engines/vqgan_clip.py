@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.errors import EngineError, InvalidInput, NonFinite, Stopped
+from shared.errors import Draining, EngineError, InvalidInput, Stopped, Yielded
 from shared.specs import PromptTerm, VqganClipSpec
 from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.batch import Batch
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.identity import identity
+from worker.engines.latent_batch import LatentRow, LatentStepper
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import to_images, to_tensor
 from worker.engines.snapshots import Saved, as_bytes, as_tensor, pack, seed_of, unpack
@@ -31,6 +34,7 @@ __all__ = ["VqganClipEngine"]
 
 log = structlog.stdlib.get_logger(__name__)
 
+KIND = "vqgan_clip"
 MAX_FRAMES = 200  # of a video; the first and the last are always among them
 FRAME_MS = 100
 INITS = {"smooth": "noise", "codes": "codes"}  # the spec's words to the model's
@@ -42,17 +46,45 @@ class _Run:
 
     spec: VqganClipSpec
     seed: int
-    state: VqganClipState
+    row: LatentRow
+    shared: _Shared
     targets: Tensor  # (D,) what the first perceptor looks for, weighted and summed
     identity: dict[str, str]  # of its snapshots
     frames: list[bytes] = field(default_factory=list)  # PNG
+    framed_at: int = 0  # iterations of the last frame, and of the last preview
+    previewed_at: int = 0
     started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def state(self) -> VqganClipState:
+        """What is optimised. In the batch its step count is true, its tensors are old."""
+        return self.row.state
+
+    @property
+    def lacks_preview(self) -> bool:
+        """Whether the picture as it is now is to be shown, and was not yet."""
+        count, every = self.state.step_count, self.spec.preview_every
+        return every > 0 and count % every == 0 and self.previewed_at != count and not self.state.done
+
+    @property
+    def lacks_frame(self) -> bool:
+        """Whether it belongs in the video, and is not there yet."""
+        count = self.state.step_count
+        return self.spec.video and count % _frame_every(self.spec) == 0 and self.framed_at != count
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What runs of one kind have in common."""
+
+    stepper: LatentStepper
+    batch: Batch[LatentRow]
 
 
 class VqganClipEngine:
     """Serves every VQGAN of the library with any of its CLIPs."""
 
-    kinds: tuple[str, ...] = ("vqgan_clip",)
+    kinds: tuple[str, ...] = (KIND,)
     resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
@@ -60,6 +92,8 @@ class VqganClipEngine:
         self._device = device
         self._embedder = embedder
         self.device_name = device.name
+        self._lock = threading.Lock()
+        self._batches: dict[tuple[Any, ...], _Shared] = {}
 
     def load(self) -> list[Model]:
         """See Engine."""
@@ -68,14 +102,29 @@ class VqganClipEngine:
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""
         run = self._begin(task, monitor)
-        make = self._maker(run)
         with keeping(lambda: self._output(run, monitor) if run.state.step_count else None):
-            while not run.state.done:
-                self._step(run)
-                self._show(run, monitor)
-                monitor.snapshot(run.state.step_count, make)
-                monitor.progress("optimise", run.state.step_count, run.spec.iterations)
+            if not run.state.done:
+                self._optimise(run, monitor)
         return self._output(run, monitor)
+
+    def _optimise(self, run: _Run, monitor: Monitor) -> None:
+        """Iterations with all others of the kind. The run stands still where a preview or a frame is due."""
+        make = self._maker(run)
+
+        def on_step() -> None:
+            monitor.progress("optimise", run.state.step_count, run.spec.iterations)
+
+        def is_due() -> bool:
+            return run.lacks_preview or run.lacks_frame
+
+        try:
+            with run.shared.batch.joined([run.row], on_step, is_due) as turns:
+                for _ in turns:
+                    self._show(run, monitor)
+                    monitor.snapshot(run.state.step_count, make)
+        except (Draining, Yielded):
+            monitor.snapshot(run.state.step_count, make)  # it got further than at the last turn
+            raise
 
     def _begin(self, task: Task, monitor: Monitor) -> _Run:
         spec = task.spec
@@ -91,12 +140,13 @@ class VqganClipEngine:
         own = identity(spec, self._library.describe(spec.model, *spec.perceptors))
         saved = unpack(task.snapshot, own)
         seed = seed_of(spec.seed, saved)
-        with self._device.step("vqgan_clip"):
+        with self._device.step(KIND):
             state = start(
                 vqgan, perceptors, seed=seed, steps=spec.iterations, size=(height, width), recipe=_recipe(spec),
                 init=init, autocast=self._device.autocast,
             )  # fmt: skip
-        run = _Run(spec, seed, state, _summed(perceptors[0]), own)
+        shared = self._shared(state, task.was_too_large)
+        run = _Run(spec, seed, LatentRow(state), shared, _summed(perceptors[0]), own)
         if saved is not None and self._restore(run, saved):
             monitor.resumed(run.state.step_count)
         return run
@@ -107,20 +157,39 @@ class VqganClipEngine:
         tensors = dict(saved.tensors)
         try:
             frames = [as_bytes(tensors.pop(f"frame.{number}")) for number in range(count)]
-            with self._device.turn("vqgan_clip"):
+            with self._device.turn(KIND):
                 run.state.restore(tensors)
         except (ModelError, EngineError, KeyError) as error:
             log.warning("snapshot ignored: it does not fit", error=str(error))
             return False
         run.frames = frames
+        run.framed_at = run.previewed_at = run.state.step_count
         return True
+
+    def _shared(self, state: VqganClipState, is_careful: bool) -> _Shared:
+        """The batch of all runs that can share their steps; a quarter of the memory where the last try was too much.
+        Raises OutOfMemory where not one such run fits."""
+        key = (state.share_key, is_careful)
+        share = 4 if is_careful else 1
+        with self._lock, self._device.step(KIND):
+            if key not in self._batches:
+                stepper = LatentStepper(
+                    state, lambda: self._device.free_bytes() // share, self._device.rows, self._device.is_pinned
+                )
+                self._batches[key] = _Shared(stepper, self._device.batch(KIND, stepper))
+            self._batches[key].stepper.check()
+            return self._batches[key]
 
     def _maker(self, run: _Run) -> Callable[[], bytes]:
         """What saves the run as it is when called."""
 
         def make() -> bytes:
-            with self._device.turn("vqgan_clip"):
-                tensors = run.state.snapshot()
+            with self._device.turn(KIND):
+                run.shared.stepper.sync(run.row)
+                picture = run.state.image() if run.lacks_frame else None
+                count, tensors = run.state.step_count, run.state.snapshot()
+            if picture is not None:
+                self._add_frame(run, to_images(picture)[0], count)
             tensors |= {f"frame.{number}": as_tensor(frame) for number, frame in enumerate(run.frames)}
             return pack(run.identity, tensors, {"seed": str(run.seed), "frames": str(len(run.frames))})
 
@@ -130,43 +199,38 @@ class VqganClipEngine:
         prompts = []
         for term in terms:
             if term.text is not None:
-                vector = self._embedder.texts(model_id, [term.text], "vqgan_clip")[0]
+                vector = self._embedder.texts(model_id, [term.text])[0]
             else:
                 assert term.image is not None
-                vector = self._embedder.images(model_id, [task.images[term.image]], "vqgan_clip", monitor)[0]
+                vector = self._embedder.images(model_id, [task.images[term.image]], monitor)[0]
             prompts.append(Prompt(vector.clone(), term.weight, -math.inf if term.stop is None else term.stop))
         return Perceptor(self._library.clip(model_id), prompts)
 
-    def _step(self, run: _Run) -> None:
-        with self._device.step("vqgan_clip"):
-            loss = run.state.step()
-        if not math.isfinite(loss):
-            raise NonFinite(f"the loss is {loss} after {run.state.step_count} iterations")
-
     def _show(self, run: _Run, monitor: Monitor) -> None:
         """Previews as often as the spec asks; frames as often, or often enough for a video."""
-        count, spec = run.state.step_count, run.spec
-        is_previewed = spec.preview_every > 0 and count % spec.preview_every == 0 and not run.state.done
-        is_framed = spec.video and count % _frame_every(spec) == 0
-        if not is_previewed and not is_framed:
+        if not run.lacks_preview and not run.lacks_frame:
             return
-        image = self._image(run)
-        if is_framed:
-            run.frames.append(_png(image))
-        if is_previewed:
+        count = run.state.step_count
+        with self._device.step(KIND):
+            picture = run.state.image()  # it stands still, outside the batch
+        image = to_images(picture)[0]
+        if run.lacks_frame:
+            self._add_frame(run, image, count)
+        if run.lacks_preview:
+            run.previewed_at = count
             monitor.preview(image, count)
 
-    def _image(self, run: _Run) -> Image.Image:
-        with self._device.step("vqgan_clip"):
-            picture = run.state.image()
-        return to_images(picture)[0]
+    @staticmethod
+    def _add_frame(run: _Run, image: Image.Image, count: int) -> None:
+        run.framed_at = count
+        run.frames.append(_png(image))
 
     def _output(self, run: _Run, monitor: Monitor) -> Output:
         optimised_at = time.monotonic()
         spec = run.spec
-        with self._device.step("vqgan_clip"):
+        with self._device.step(KIND):
             picture = run.state.image()
-        score = float(self._embedder.tensors(spec.perceptors[0], picture, "vqgan_clip")[0] @ run.targets)
+        score = float(self._embedder.tensors(spec.perceptors[0], picture)[0] @ run.targets)
         image = to_images(picture)[0]
         prompt = " | ".join(_told(term) for term in spec.prompts)
         ranked_at = time.monotonic()

@@ -40,18 +40,19 @@ class CutSettings:
             raise RangeError(f"smallest crop {self.smallest} is outside (0, 1]")
 
 
-def cut_boxes(key: Tensor, settings: CutSettings, height: int, width: int) -> Tensor:
-    """Affine maps (cuts, 2, 3) from a view's coordinates to the picture's, both in [-1, 1] (torch's affine_grid).
+def cut_boxes(keys: Tensor, settings: CutSettings, height: int, width: int) -> Tensor:
+    """Affine maps (..., cuts, 2, 3) of keys (...) from a view's coordinates to the picture's, both in [-1, 1] (torch's
+    affine_grid).
 
     Crops lie inside the picture before rotation; whole views may reach `jitter` beyond it.
     """
-    u = uniform(key, settings.cuts * 6).view(6, settings.cuts)  # one row per property
+    u = uniform(keys, settings.cuts * 6).unflatten(-1, (6, settings.cuts)).unbind(-2)  # one row per property
     short = min(height, width)
     side = settings.smallest + (1.0 - settings.smallest) * u[0] ** settings.power
     scale_x, scale_y = side * short / width, side * short / height
     centre_x = (2 * u[1] - 1) * (1 - scale_x)
     centre_y = (2 * u[2] - 1) * (1 - scale_y)
-    whole = torch.arange(settings.cuts, device=key.device) < settings.full
+    whole = torch.arange(settings.cuts, device=keys.device) < settings.full
     zoom = 1.0 + settings.jitter * (2 * u[3] - 1)
     scale_x, scale_y = torch.where(whole, zoom, scale_x), torch.where(whole, zoom, scale_y)
     centre_x = torch.where(whole, settings.jitter * (2 * u[1] - 1), centre_x)
@@ -61,7 +62,7 @@ def cut_boxes(key: Tensor, settings: CutSettings, height: int, width: int) -> Te
     flip = torch.where(u[5] < 0.5, -1.0, 1.0) if settings.mirror else torch.ones_like(angle)
     top = torch.stack([scale_x * cos * flip, -scale_x * sin, centre_x], dim=-1)
     bottom = torch.stack([scale_y * sin * flip, scale_y * cos, centre_y], dim=-1)
-    return torch.stack([top, bottom], dim=1)
+    return torch.stack([top, bottom], dim=-2)
 
 
 def cut(images: Tensor, boxes: Tensor, size: int, fill: float = 1.0) -> Tensor:
@@ -80,12 +81,14 @@ def cut(images: Tensor, boxes: Tensor, size: int, fill: float = 1.0) -> Tensor:
     return views if points == 1 else F.avg_pool2d(views, points)
 
 
-def add_noise(views: Tensor, key: Tensor, settings: CutSettings) -> Tensor:
-    """Views with normal pixel noise, its strength drawn per view."""
+def add_noise(views: Tensor, keys: Tensor, settings: CutSettings, first: int = 0) -> Tensor:
+    """Views (B * n, 3, S, S) with normal pixel noise, its strength drawn per view. They are, picture by picture, the n
+    views from `first` on of the settings' cuts; keys: (B,)."""
     if settings.noise == 0.0:
         return views
-    strength = settings.noise * uniform(key, views.shape[0] + 1)[1:]
-    grain = normal(key + 1, views[0].numel() * views.shape[0]).view(views.shape)
+    size, count = views[0].numel(), views.shape[0] // keys.shape[0]
+    strength = settings.noise * uniform(keys, count, first + 1)  # (B, n)
+    grain = normal(keys + 1, count * size, first * size, settings.cuts * size).view(views.shape)
     return views + strength.view(-1, 1, 1, 1) * grain
 
 
@@ -108,23 +111,30 @@ class _FloorGradient(torch.autograd.Function):
         return grad * active, None
 
 
-def prompt_loss(views: Tensor, targets: Tensor, weights: Tensor, stops: Tensor) -> Tensor:
-    """Scalar: sum over prompts of |w| * mean over views of sign(w) * distance.
+def prompt_loss(views: Tensor, targets: Tensor, weights: Tensor, stops: Tensor, cuts: int | None = None) -> Tensor:
+    """(...): sum over prompts of |w| * mean over cuts of sign(w) * distance; `cuts`: of how many the views are a part.
 
-    views: (cuts, D) and targets: (P, D), unit length. weights, stops: (P,). A negative weight pushes away. A prompt
-    stops pulling on a view whose signed distance has fallen below its stop (-inf: never).
+    views: (..., n, D) and targets: (..., P, D), unit length. weights, stops: (..., P). A negative weight pushes away, 0
+    does nothing. A prompt stops pulling on a view whose signed distance has fallen below its stop (-inf: never).
+    Prompt by prompt, so that none's part depends on how many follow.
     """
-    signed = spherical_distance(views[:, None], targets[None]) * weights.sign()  # (cuts, P)
-    signed = _FloorGradient.apply(signed, stops.expand_as(signed))
-    return (signed.mean(0) * weights.abs()).sum()
+    total = views.new_zeros(())
+    signs, strengths = weights.sign(), weights.abs() / (cuts or views.shape[-2])
+    for place in range(targets.shape[-2]):
+        signed = spherical_distance(views, targets[..., place : place + 1, :]) * signs[..., place : place + 1]
+        signed = _FloorGradient.apply(signed, stops[..., place : place + 1].expand_as(signed))  # (..., n)
+        total = total + signed.sum(-1) * strengths[..., place]
+    return total
 
 
 class _ClampGradient(torch.autograd.Function):
     """Forward: clamp. Backward: a gradient passes unless descent along it would go further out."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        clamped = torch.minimum(torch.maximum(x, low), high)
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Tensor:
+        clamped = x.clamp(low, high)
         ctx.save_for_backward(x - clamped)
         return clamped
 
@@ -136,14 +146,20 @@ class _ClampGradient(torch.autograd.Function):
 
 def clamp_with_gradient(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Clamp whose gradient still leads back inside."""
-    bounds = [torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high)]
-    return _ClampGradient.apply(x, *bounds)
+    return _ClampGradient.apply(x, low, high)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels of (B, 3, H, W)."""
-    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean()
-    return down + (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean()
+    """(B,): mean absolute difference of neighbouring pixels of (B, 3, H, W)."""
+    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean((1, 2, 3))
+    return down + (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean((1, 2, 3))
+
+
+def border_distance(images: Tensor) -> Tensor:
+    """(B,): mean squared distance from white of the outermost sixteenth of pictures (B, 3, H, W) in [0, 1]."""
+    edge = max(1, images.shape[-1] // 16)
+    strips = (images[..., :edge, :], images[..., -edge:, :], images[..., :, :edge], images[..., :, -edge:])
+    return torch.stack([(1 - strip).square().mean((1, 2, 3)) for strip in strips]).mean(0)
 
 
 def decayed(weight: float, step: int, steps: int, power: float = 1.0) -> float:

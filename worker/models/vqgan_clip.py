@@ -1,38 +1,27 @@
-"""One VQGAN+CLIP run as a state that its driver steps: latent, Adam's moments, average, step count.
+"""One VQGAN+CLIP run as a state that its driver steps, alone or among others: latent, Adam's moments, step count.
 
 Source: Crowson et al., "VQGAN-CLIP" (2022), section 3: descend CLIP's distance between views of the decoded picture
 and the prompts, over the latent, through the codebook's straight-through gradient. Ours besides: the latent is a sum of
 grids of several sizes, so that shapes settle before details; picture and latent are pulled to be smooth at first.
-`snapshot` and `restore` carry everything: randomness is a function of (seed, step).
+`snapshot` and `restore` carry everything: randomness is a function of (seed, step). The steps themselves, of one
+state or many, are in worker.models.latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worker.models.clip import Clip
 from worker.models.errors import RangeError, ShapeError, check_shape
-from worker.models.guidance import (
-    CutSettings,
-    add_noise,
-    clamp_with_gradient,
-    cut,
-    cut_boxes,
-    decayed,
-    prompt_loss,
-    random_codes,
-    soft_noise,
-    total_variation,
-)
+from worker.models.guidance import CutSettings, decayed, random_codes, soft_noise
+from worker.models.latents import INIT, LatentRows, Schedule, Targets, latent_of, picture_of
 from worker.models.noise import key_of
 from worker.models.vqgan import VQGAN
-
-_INIT, _CUTS, _GRAIN = 1, 2, 3  # streams of the seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +68,8 @@ class VqganClipState:
             raise RangeError("no prompt to steer by")
         self.vqgan, self.perceptors, self.recipe = vqgan, perceptors, recipe
         self.seed, self.steps, self.step_count = seed, steps, 0
-        self.low, self.high = (bound.view(1, -1, 1, 1).float() for bound in vqgan.codebook_range())
+        low, high = (bound.view(1, -1, 1, 1).float() for bound in vqgan.codebook_range())
+        self.bounds = low, high
         self.first = first.float().contiguous()  # the layout a snapshot gives back, so that sums go the same way
         height, width = first.shape[2:]
         self.grids = [
@@ -89,94 +79,78 @@ class VqganClipState:
         self.moments = [(torch.zeros_like(grid), torch.zeros_like(grid)) for grid in self.grids]
         self.mean_latent = self.first.clone()
         self.autocast: torch.dtype | None = None
-        self._targets = [self._stack(perceptor) for perceptor in perceptors]
+        self.targets = [self._stack(perceptor) for perceptor in perceptors]
 
-    def _stack(self, perceptor: Perceptor) -> tuple[Tensor, Tensor, Tensor]:
+    def _stack(self, perceptor: Perceptor) -> Targets:
         device, width = self.first.device, perceptor.clip.width
         for prompt in perceptor.prompts:
             check_shape("prompt embedding", prompt.embedding, (width,))
         embeddings = torch.stack([p.embedding for p in perceptor.prompts]).to(device)
         weights = torch.tensor([p.weight for p in perceptor.prompts], device=device)
         stops = torch.tensor([p.stop for p in perceptor.prompts], device=device)
-        return embeddings, weights, stops
+        return embeddings[None], weights[None], stops[None]
 
     @property
     def done(self) -> bool:
         """True once all steps are taken."""
         return self.step_count >= self.steps
 
+    @property
+    def share_key(self) -> tuple[Any, ...]:
+        """States with equal ones can share their steps."""
+        recipe = self.recipe
+        clips = tuple(perceptor.clip for perceptor in self.perceptors)
+        shapes = (recipe.cuts, recipe.levels, recipe.quantize, recipe.betas, recipe.average)
+        return (self.vqgan, clips, self.first.shape, self.autocast, *shapes)
+
+    def schedule(self) -> Schedule:
+        """What the next step has of its own."""
+        recipe, (beta1, beta2), step = self.recipe, self.recipe.betas, self.step_count
+        progress = torch.tensor(step / max(1, self.steps))
+        share = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + (progress * torch.pi).cos())
+        return Schedule(
+            rate=recipe.learning_rate * float(share) / (1 - beta1 ** (step + 1)),
+            bias=1 - beta2 ** (step + 1),
+            smooth=recipe.smooth_pixels * (recipe.smooth_floor + decayed(1 - recipe.smooth_floor, step, self.steps)),
+            near=decayed(recipe.near_start, step, self.steps),
+            background=recipe.background,
+        )
+
     def latent(self, grids: Sequence[Tensor]) -> Tensor:
         """The latent (1, C, h, w) that the grids add up to, kept in the codebook's range."""
-        size = self.first.shape[2:]
-        total = self.first
-        for grid in grids:
-            total = total + F.interpolate(grid, size, mode="bilinear", align_corners=False)
-        return clamp_with_gradient(total, self.low, self.high)
-
-    def _picture(self, latent: Tensor) -> Tensor:
-        """(1, 3, H, W) in [0, 1], with gradient."""
-        latent = latent.to(self.vqgan.quantize.embedding.weight.dtype)
-        codes = self.vqgan.quantize(latent)[0] if self.recipe.quantize else latent
-        return clamp_with_gradient(self.vqgan.decode(codes).float().add(1).div(2), 0.0, 1.0)
-
-    def _loss(self, latent: Tensor) -> Tensor:
-        recipe, step = self.recipe, self.step_count
-        picture = self._picture(latent)
-        boxes = cut_boxes(self._key(_CUTS), recipe.cuts, *picture.shape[2:])
-        loss = picture.new_zeros(())
-        for perceptor, target in zip(self.perceptors, self._targets, strict=True):
-            views = cut(picture, boxes, perceptor.clip.image_size_px, recipe.cuts.fill)
-            views = add_noise(views, self._key(_GRAIN), recipe.cuts)
-            loss = loss + prompt_loss(perceptor.clip.encode_image(views), *target)
-        smooth = recipe.smooth_pixels * (recipe.smooth_floor + decayed(1 - recipe.smooth_floor, step, self.steps))
-        loss = loss + smooth * total_variation(picture)
-        near = decayed(recipe.near_start, step, self.steps)
-        if near:
-            loss = loss + near * F.mse_loss(latent, self.first)
-        if recipe.background:
-            loss = loss + recipe.background * border_distance(picture)
-        return loss
-
-    def _key(self, stream: int) -> Tensor:
-        return key_of(self.seed, stream, self.step_count, device=self.first.device)
+        return latent_of(self.first, grids, self.bounds)
 
     def step(self) -> float:
-        """Take one step; the loss before it."""
-        grids = [grid.detach().requires_grad_() for grid in self.grids]
-        device = self.first.device.type
-        with torch.enable_grad(), torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            loss = self._loss(self.latent(grids))
-        gradients = torch.autograd.grad(loss, grids)
-        self._descend(gradients)
-        self.step_count += 1
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def _descend(self, gradients: Sequence[Tensor]) -> None:
-        """Adam (Kingma and Ba, 2015) with a cosine schedule, then the running average of the latent."""
-        (beta1, beta2), count = self.recipe.betas, self.step_count + 1
-        progress = torch.tensor(self.step_count / max(1, self.steps))
-        share = self.recipe.final_rate + (1 - self.recipe.final_rate) * 0.5 * (1 + (progress * torch.pi).cos())
-        rate = self.recipe.learning_rate * float(share)
-        for grid, (first, second), gradient in zip(self.grids, self.moments, gradients, strict=True):
-            first.lerp_(gradient, 1 - beta1)
-            second.lerp_(gradient.square(), 1 - beta2)
-            scale = (second / (1 - beta2**count)).sqrt_().add_(1e-8)
-            grid.sub_(rate / (1 - beta1**count) * first / scale)
-        self.mean_latent.lerp_(self.latent(self.grids), 1 - self.recipe.average)
+        """Take one step, alone; the loss before it."""
+        rows = LatentRows(self)
+        rows.push([self])
+        loss = rows.step().values[0]
+        rows.pull([self])
+        return loss
 
     @torch.inference_mode()
     def image(self) -> Tensor:
         """The picture so far (1, 3, H, W), float32 in [0, 1], of the averaged latent."""
         device = self.first.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            return self._picture(self.mean_latent).clone()
+            return picture_of(self.vqgan, self.mean_latent, self.recipe.quantize).clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What steps read and change, by name, one row (1, ...) each."""
+        out = {"first": self.first, "mean": self.mean_latent}
+        for index, (grid, (first, second)) in enumerate(zip(self.grids, self.moments, strict=True)):
+            out |= {f"grid.{index}": grid, f"moment1.{index}": first, f"moment2.{index}": second}
+        return out
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Be what `tensors` gave, at this step count or another."""
+        self.first, self.mean_latent = tensors["first"], tensors["mean"]
+        self.grids = [tensors[f"grid.{index}"] for index in range(len(self.grids))]
+        self.moments = [(tensors[f"moment1.{i}"], tensors[f"moment2.{i}"]) for i in range(len(self.grids))]
 
     def snapshot(self) -> dict[str, Tensor]:
         """Everything that changes, as tensors on the CPU: enough to go on elsewhere to the same picture."""
-        out = {"step": torch.tensor(self.step_count), "first": self.first, "mean": self.mean_latent}
-        for index, (grid, (first, second)) in enumerate(zip(self.grids, self.moments, strict=True)):
-            out |= {f"grid.{index}": grid, f"moment1.{index}": first, f"moment2.{index}": second}
+        out = {"step": torch.tensor(self.step_count), **self.tensors()}
         return {name: tensor.detach().cpu().clone() for name, tensor in out.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
@@ -187,16 +161,7 @@ class VqganClipState:
         device = self.first.device
         moved = {name: tensor.to(device).clone() for name, tensor in saved.items()}
         self.step_count = int(moved["step"])
-        self.first, self.mean_latent = moved["first"], moved["mean"]
-        self.grids = [moved[f"grid.{index}"] for index in range(len(self.grids))]
-        self.moments = [(moved[f"moment1.{i}"], moved[f"moment2.{i}"]) for i in range(len(self.grids))]
-
-
-def border_distance(picture: Tensor) -> Tensor:
-    """Mean squared distance from white of the outermost sixteenth of a picture (1, 3, H, W) in [0, 1]."""
-    edge = max(1, picture.shape[-1] // 16)
-    strips = (picture[..., :edge, :], picture[..., -edge:, :], picture[..., :, :edge], picture[..., :, -edge:])
-    return torch.stack([(1 - strip).square().mean() for strip in strips]).mean()
+        self.take(moved)
 
 
 @torch.no_grad()
@@ -207,7 +172,7 @@ def first_latent(vqgan: VQGAN, seed: int, height: int, width: int, init: str | T
     (1, 3, H, W) in [0, 1] of exactly this size is encoded itself. Sides in pixels, multiples of the VQGAN's factor.
     """
     weight = vqgan.quantize.embedding.weight
-    key = key_of(seed, _INIT, device=weight.device)
+    key = key_of(seed, INIT, device=weight.device)
     factor = vqgan.config.factor
     if isinstance(init, Tensor):
         check_shape("init image", init, (1, 3, height, width))
