@@ -10,6 +10,7 @@ from tests.support.plain_dalle_bart import plain_decode, plain_encode, random_we
 from worker.checkpoints.min_dalle import join
 from worker.models.code_model import CodeModel, SequenceCache
 from worker.models.dalle_bart import PRESETS, DalleBart, DalleBartConfig
+from worker.models.dalle_sampler import RowSettings, sample
 from worker.models.errors import ConfigError, RangeError, ShapeError
 from worker.models.normformer import Shift
 
@@ -158,6 +159,18 @@ def test_a_row_is_the_same_to_the_bit_beside_any_others() -> None:
             found = model.step(last, ahead, cache, int(ahead.max()) + 1)[:2]
             gap = float((found - seen.setdefault(at, found)).abs().max())
             assert gap == 0.0, f"code {at} among {rows} rows: logits differ by {gap} from those among 2"
+
+
+def test_pictures_do_not_depend_on_their_company(model: DalleBart) -> None:
+    model.pack()
+    ids = torch.tensor([caption(LONG), caption(SHORT), caption(LONG)])
+    rows = [RowSettings(seed=3, image=image, guidance=scale) for image, scale in enumerate((16.0, 1.0, 4.0))]
+    together = sample(model, ids, rows)
+    assert together.shape == (3, 25)
+    assert int(together.max()) < TINY.image_vocab
+    for index, row in enumerate(rows):
+        assert torch.equal(sample(model, ids[index, None], [row])[0], together[index])
+        assert torch.equal(sample(model, ids, rows, sequences=3)[index], together[index])
 
 
 def test_a_cache_of_one_row_tells_what_each_takes(model: DalleBart) -> None:

@@ -117,7 +117,9 @@ def _dalle(entry: ModelEntry) -> Dalle | DalleBart:
     """Either form, as the configuration says."""
     values = _read_config(entry)
     if values.get("form") == FORM:
-        return DalleBart(DalleBartConfig.from_dict(values))
+        with torch.device("meta"):  # up to 2.6 billion weights: not worth a random value each before they are read
+            model = DalleBart(DalleBartConfig.from_dict(values))
+        return model.to_empty(device="cpu")
     return Dalle(DalleConfig.from_dict(values))
 
 

@@ -148,6 +148,11 @@ class DalleEngine:
             raise InvalidInput(
                 f"image_prefix.rows is {kept}; this model draws {grid} rows of tokens", field="input.image_prefix.rows"
             )
+        if not vqgan.config.encodes:
+            raise InvalidInput(
+                "this model's VQGAN came without its encoder: no picture can be gone on from",
+                field="input.image_prefix",
+            )
         picture = to_tensor(task.images[spec.image_prefix.image], (side, side)).to(self._device.torch_device)
         with self._device.step(KIND), torch.inference_mode():
             codes = vqgan.quantize.nearest(vqgan.encode(picture * 2 - 1))

@@ -270,8 +270,14 @@ def sample(model: CodeModel, text_ids: Tensor, rows: Sequence[RowSettings], sequ
 
 @torch.inference_mode()
 def blank_ids(vqgan: VQGAN, level: float = 1.0) -> Tensor:
-    """Codes (grid, grid) of a plain picture of one grey `level` in [-1, 1]: what previews show of unsampled places."""
-    side = vqgan.config.resolution
+    """Codes (grid, grid) of a plain picture of one grey `level` in [-1, 1]: what previews show of unsampled places.
+
+    A VQGAN that cannot read pictures gives its last code everywhere, as min-dalle does.
+    """
+    grid, side = vqgan.config.grid, vqgan.config.resolution
+    if not vqgan.config.encodes:
+        last = vqgan.config.codes - 1
+        return torch.full((grid, grid), last, device=vqgan.quantize.embedding.weight.device)
     weight = vqgan.quantize.embedding.weight
     plain = torch.full((1, 3, side, side), level, device=weight.device, dtype=weight.dtype)
     return vqgan.quantize.nearest(vqgan.encode(plain))[0]
