@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.support.polling import eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.unit.test_engine_models import Recorder
 from worker.engines.base import Engine, Output, Task
-from worker.engines.batch import BatchEvents
+from worker.engines.batch import Batch, BatchEvents
 from worker.engines.registry import EngineOptions, build_engines
 from worker.models.clip import Clip
 from worker.models.dalle import Dalle
@@ -25,8 +25,14 @@ from worker.models.dalle import Dalle
 REFS = [f"img_{number:064x}" for number in range(6)]
 JOBS: list[tuple[str, dict[str, Any]]] = [
     ("dalle", {"prompts": ["a tree"], "n": 3, "seed": 0}),
-    ("dalle", {"prompts": ["a red apple", "a tree"], "n": 2, "seed": 1, "temperature": 0.5, "top_k": 7}),
-    ("dalle", {"prompts": ["a heart"], "n": 5, "keep": 2, "seed": 2, "guidance": 1.0, "top_p": 0.8}),
+    (
+        "dalle",
+        {"prompts": ["a red apple", "a tree"], "n": 2, "seed": 1, "temperature": 0.5, "top_k": 7},
+    ),
+    (
+        "dalle",
+        {"prompts": ["a heart"], "n": 5, "keep": 2, "seed": 2, "guidance": 1.0, "top_p": 0.8},
+    ),
 ]
 
 
@@ -72,51 +78,46 @@ def _engines(weights: Path, heard: Heard, **changes: Any) -> dict[str, Engine]:
 
 
 def _run(engines: dict[str, Engine], kind: str, spec: dict[str, Any]) -> Output:
-    parsed = parse_spec(kind, spec)
+    parsed = parse_spec(kind, spec | ({"preview_every": 0} if kind == "dalle" else {}))
     images = {ref: Image.new("RGB", (20, 14), (40 * int(ref[-1]), 90, 10)) for ref in image_refs(parsed)}
     return engines[kind].run(Task(parsed, images), Recorder())
 
 
 def _run_together(engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str, Any]]]) -> list[Output | Exception]:
-    """Each in a thread of its own, none before all are there."""
+    """Each in a thread of its own; the device is free when all of them have come to it."""
     outputs: list[Output | Exception] = [RuntimeError("not run")] * len(jobs)
-    together = threading.Barrier(len(jobs))
 
     def one(place: int) -> None:
-        together.wait(10)
         try:
             outputs[place] = _run(engines, *jobs[place])
         except Exception as error:
             outputs[place] = error
 
     threads = [threading.Thread(target=one, args=(place,)) for place in range(len(jobs))]
-    for thread in threads:
-        thread.start()
+    engine: Any = engines[jobs[0][0]]
+    turns = engine._embedder._device.turns
+    turns.acquire()
+    try:
+        for thread in threads:
+            thread.start()
+        eventually(lambda: sum(len(batch._members) for batch in _batches(engine)) == len(jobs))
+    finally:
+        turns.release()
     for thread in threads:
         thread.join(60)
     return outputs
 
 
+def _batches(engine: Any) -> list[Batch[Any]]:
+    """Of jobs, or of what they ask CLIP first."""
+    if hasattr(engine, "_batches"):
+        return [batch for batch, _ in engine._batches.values()]
+    return list(engine._embedder._readers.values())
+
+
 def _pixels(output: Output | Exception) -> list[tuple[int, bytes]]:
     assert isinstance(output, Output), output
     return [(picture.index, picture.image.tobytes()) for picture in output.pictures]
-
-
-@pytest.fixture
-def held(engines: dict[str, Engine]) -> Iterator[Callable[[], None]]:
-    """The device is busy until this is called: jobs gather."""
-    device = engines["dalle"]._device  # type: ignore[attr-defined]
-    device.turns.acquire()
-    is_held = [True]
-
-    def let_go() -> None:
-        if is_held.pop():
-            is_held.append(False)
-            device.turns.release()
-
-    yield let_go
-    if is_held[0]:
-        device.turns.release()
 
 
 def test_jobs_share_steps_and_draw_what_they_draw_alone(engines: dict[str, Engine], heard: Heard) -> None:
@@ -179,23 +180,17 @@ def test_a_job_of_no_numbers_fails_alone(engines: dict[str, Engine], monkeypatch
     assert "candidate 0 of 'poison'" in str(second)
 
 
-def test_what_clip_looks_at_is_gathered_over_jobs(
-    engines: dict[str, Engine], held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_clip_looks_at_is_gathered_over_jobs(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    encode = Clip.encode_image
-    monkeypatch.setattr(Clip, "encode_image", lambda clip, rows: (sizes.append(len(rows)), encode(clip, rows))[1])
-    embedder = engines["rank"]._embedder  # type: ignore[attr-defined]
-    jobs = [("rank", {"images": REFS[place : place + 2], "prompt": "a tree"}) for place in (0, 2, 4)]
-    threads = [threading.Thread(target=_run, args=(engines, *job)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: sum(len(batch._members) for batch in embedder._readers.values()) == 3)
-    held()
-    for thread in threads:
-        thread.join(20)
-    assert sum(sizes) == 6
-    assert len(sizes) < 3
+    encode = Clip.encode_text
+    monkeypatch.setattr(Clip, "encode_text", lambda clip, rows: (sizes.append(len(rows)), encode(clip, rows))[1])
+    jobs = [("rank", {"images": REFS[:2], "prompt": prompt}) for prompt in ("a tree", "a cat", "a heart")]
+    together = _run_together(engines, jobs)
+    assert sum(sizes) == 3
+    assert len(sizes) < 3  # one came before the device was held, at most
+    for job, output in zip(jobs, together, strict=True):
+        assert isinstance(output, Output)
+        assert output.data["order"] == _run(engines, *job).data["order"]
 
 
 def test_caches_and_memory_are_told(engines: dict[str, Engine], heard: Heard) -> None:

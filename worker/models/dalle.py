@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worker.models.attention import attend_rows
 from worker.models.code_model import Prefill, SequenceCache
+from worker.models.dense import Dense
 from worker.models.errors import ConfigError, ShapeError, check_ids, check_shape
 
 PAD = 0  # text id that stands for "no word here"; the tokenizer keeps it free
@@ -71,11 +72,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.norm1 = nn.LayerNorm(config.width)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
+        self.qkv = Dense(config.width, 3 * config.width)
+        self.proj = Dense(config.width, config.width)
         self.norm2 = nn.LayerNorm(config.width)
-        self.fc1 = nn.Linear(config.width, 4 * config.width)
-        self.fc2 = nn.Linear(4 * config.width, config.width)
+        self.fc1 = Dense(config.width, 4 * config.width)
+        self.fc2 = Dense(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
