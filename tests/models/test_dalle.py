@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from worker.models import dalle_sampler
+from worker.models.code_graphs import bucket_of
 from worker.models.code_model import SequenceCache
 from worker.models.dalle import Dalle
 from worker.models.dalle_sampler import (
@@ -216,6 +218,44 @@ def test_logits_are_equal_to_the_bit_where_shapes_are_pinned(
         drawn.append(logits_of(company, row, monkeypatch))
     gap = max(float((one - drawn[0]).abs().max()) for one in drawn)
     assert gap <= bound, f"logits differ by {gap}"
+
+
+class Recorder:
+    """In a CUDA graph's place: what it computed once it computes again, into the same tensor, from the same ones."""
+
+    def __init__(self) -> None:
+        self.made: list[torch.Tensor] = []
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
+        result = run()
+        self.made.append(result)
+
+        def replay() -> None:
+            result.copy_(run())
+
+        return result, replay
+
+
+def test_recorded_steps_draw_the_same(dalle: Dalle) -> None:
+    company, record = Company(dalle, is_pinned=False), Recorder()
+    plain, others = company.row(), company.others(6)
+    company.sampler.admit([plain, *others])
+    wanted = company.codes(plain)
+    company.sampler = DalleSampler(dalle, 34, record=record)
+    row, early = company.row(), company.others(2)
+    company.sampler.admit(early)
+    for _ in range(3):
+        company.sampler.step()
+    company.sampler.admit([*company.others(6), row])
+    assert torch.equal(company.codes(row), wanted)
+    assert company.sampler.graphs is not None
+    assert [len(made) for made in record.made] == [8, 16]  # buckets
+    assert company.sampler.graphs.replays > 15
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 8), (8, 8), (9, 16), (33, 64), (100, 100), (101, 128)])
+def test_buckets(rows: int, bucket: int) -> None:
+    assert bucket_of(rows, 100 if rows == 100 else 200) == bucket
 
 
 def test_the_same_seed_gives_the_same_codes_in_any_batch(dalle: Dalle) -> None:

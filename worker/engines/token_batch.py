@@ -49,6 +49,7 @@ class TokenStepper:
         self._device = device
         self._sampler = DalleSampler(model, 0, is_pinned=device.is_pinned)
         self._most: int | None = None  # since the device was full
+        self._told = (0, 0)  # graphs replayed and recorded
 
     @property
     def slots(self) -> int:
@@ -73,6 +74,10 @@ class TokenStepper:
     def step(self) -> None:
         """See Stepper."""
         self._sampler.step()
+        graphs = self._sampler.graphs
+        if graphs is not None:
+            told, self._told = self._told, (graphs.replays, graphs.recordings)
+            self._device.events.on_cache("graphs", self._told[0] - told[0], self._told[1] - told[1])
 
     def shrink(self) -> bool:
         """See Stepper. Rows that no longer fit wait with the codes they have."""
@@ -86,6 +91,7 @@ class TokenStepper:
     def empty(self) -> None:
         """See Stepper."""
         self._sampler.clear()
+        self._told = (0, 0)
 
     def sync(self) -> None:
         """Bring the codes that are there to the rows; in a turn on the device."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.models.code_graphs import CodeGraphs, Record, bucket_of, record_on_cuda
 from worker.models.code_model import CodeModel, Prefill, SequenceCache
 from worker.models.errors import ShapeError, check_ids, check_shape
 from worker.models.noise import check_seed, fold
@@ -75,7 +76,10 @@ class DalleSampler:
     are taken again one by one: so a row's numbers are the same to the last bit in whatever company.
     """
 
-    def __init__(self, model: CodeModel, sequences: int, *, is_pinned: bool = False) -> None:
+    def __init__(
+        self, model: CodeModel, sequences: int, *, is_pinned: bool = False, record: Record | None = None
+    ) -> None:
+        """record: how steps are recorded and replayed; on a GPU as CUDA graphs, elsewhere not at all unless given."""
         self.model = model
         self.sequences = sequences
         self.rows: list[DalleRow] = []
@@ -86,6 +90,8 @@ class DalleSampler:
         self._prefilled: OrderedDict[tuple[int, ...], Prefill] = OrderedDict()
         self._owners: list[tuple[DalleRow, bool]] = []  # of the cache's rows; whether it is the one without a caption
         self._cache: SequenceCache | None = None
+        self._record = record_on_cuda if record is None and self._device.type == "cuda" else record
+        self.graphs: CodeGraphs | None = None
 
     @property
     def taken(self) -> int:
@@ -110,6 +116,7 @@ class DalleSampler:
             raise ShapeError(f"{self.taken + len(coming)} sequences do not fit in {self.sequences}")
         if self._cache is None:
             self._cache = self.model.new_cache(self.sequences)
+            self.graphs = CodeGraphs(self.model, self._cache, self._record) if self._record else None
         self._place(coming)
         self.sync()
         for row in rows:
@@ -151,7 +158,7 @@ class DalleSampler:
 
     def clear(self) -> None:
         """Give the memory of the cache back; only while no row is inside."""
-        self._cache = None
+        self._cache = self.graphs = None
         self._prefilled.clear()
 
     def _erase(self, slots: Sequence[int]) -> None:
@@ -211,12 +218,17 @@ class DalleSampler:
         self._keys = fold(self._index(seeds), self._index(images))
         place = {id(row): number for number, row in enumerate(rows)}
         owners = [place[id(row)] for row, _ in self._owners]
-        padding = self.sequences - len(owners) if self._is_pinned else 0
-        self._owner = self._index(owners + [0] * padding)
+        self._owner = self._index(owners + [0] * (self._computed() - len(owners)))
         loud = {id(row): slot for slot, (row, is_silent) in enumerate(self._owners) if not is_silent}
         silent = {id(row): slot for slot, (row, is_silent) in enumerate(self._owners) if is_silent}
         self._loud = self._index([loud[id(row)] for row in rows])
         self._silent = self._index([silent.get(id(row), loud[id(row)]) for row in rows])
+
+    def _computed(self) -> int:
+        """How many sequences a step computes; the last ones may be nobody's."""
+        if self._is_pinned:
+            return self.sequences
+        return self.taken if self.graphs is None else bucket_of(self.taken, self.sequences)
 
     def _index(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(places, dtype=torch.int64, device=self._device)
@@ -230,8 +242,12 @@ class DalleSampler:
             return
         assert self._cache is not None
         last = self._tokens.gather(1, (self._at - 1).clamp_min(0)[:, None])[:, 0]
-        seen = self.model.image_length if self._is_pinned else max(row.at for row in self.rows) + 1
-        logits = self.model.step(last[self._owner], self._at[self._owner], self._cache, seen).float()
+        codes, position = last[self._owner], self._at[self._owner]
+        if self.graphs is not None:
+            logits = self.graphs.step(codes, position).float()
+        else:
+            seen = self.model.image_length if self._is_pinned else max(row.at for row in self.rows) + 1
+            logits = self.model.step(codes, position, self._cache, seen).float()
         logits = guide(logits[self._loud], logits[self._silent], self._guidance)
         sampled = sample_tokens(logits, self._choice, fold(self._keys, self._at))
         here = self._at[:, None]
