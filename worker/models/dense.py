@@ -2,8 +2,9 @@
 
 A step of a transformer multiplies a few rows by every weight there is, which the plain float32 path of torch does at a
 third to a half of the speed (18 rows by 1024x3072 on one core of an AMD EPYC: 3.0 ms, packed 1.7). The packed product
-of a row also does not depend on how many rows stand beside it, as long as there is one. The operators are the ones
-that torch's own compiler emits; where they are missing the layer stays as it is.
+of a row is also the same to the last bit beside 1, 6 or 17 others, which torch's is not; alone it was not either, so a
+lone row gets a twin. The operators are the ones that torch's own compiler emits; where they are missing the layer stays
+as it is. Measurements: deploy/decisions/0009.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ class Dense(nn.Linear):
         """(..., in) to (..., out)."""
         if self.packed is None:
             return F.linear(input, self.weight, self.bias)
+        if input.numel() == self.in_features:
+            return self._product(input.expand(2, *input.shape))[0]
+        return self._product(input)
+
+    def _product(self, input: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
     def pack(self) -> None:

@@ -41,7 +41,9 @@ class GLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., W) to (..., W), the residual not added."""
-        gate, value = self.up(self.norm(x)).chunk(2, -1)  # each (..., hidden)
+        gate, value = self.up(self.norm(x)).chunk(2, -1)  # each (..., hidden), never in one piece but for a lone row
+        if gate.is_contiguous():  # for which torch has another kernel, with other last bits
+            return self.down(self.inner_norm(F.gelu(gate.expand(2, *gate.shape))[0] * value))
         return self.down(self.inner_norm(F.gelu(gate) * value))
 
 
