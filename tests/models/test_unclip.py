@@ -12,10 +12,26 @@ from torch import Tensor
 
 from tests.models.conftest import TINY_UNCLIP
 from worker.checkpoints.loading import open_folder, save_model
-from worker.models.diffusion import DiffusionRow, DiffusionSampler, clean_of, ddim, mixed_with, velocity
+from worker.models.diffusion import (
+    Denoiser,
+    DiffusionRow,
+    DiffusionRows,
+    DiffusionSampler,
+    clean_of,
+    ddim,
+    mixed_with,
+    velocity,
+)
 from worker.models.errors import ConfigError, RangeError, ShapeError
 from worker.models.unclip import Unclip, UnclipConfig
-from worker.models.unclip_sampler import check_fit, codes_of, decoder_sampler, picture_vectors, prior_sampler
+from worker.models.unclip_sampler import (
+    check_fit,
+    codes_of,
+    decoder_denoiser,
+    decoder_sampler,
+    picture_vectors,
+    prior_sampler,
+)
 from worker.models.vqgan import VQGAN
 
 
@@ -58,7 +74,7 @@ def test_sampling_draws_from_the_distribution_that_the_network_knows() -> None:
         gain = alpha * spread**2 / (alpha**2 * spread**2 + sigma**2)
         return mean + gain * (noisy - alpha * mean)
 
-    drawn = run(DiffusionSampler(predict, [1], rows(400, steps=50, guidance=1.0), 0, torch.device("cpu")))
+    drawn = run(DiffusionSampler(Denoiser(predict, [1], 0), rows(400, steps=50, guidance=1.0), torch.zeros(400, 1)))
     assert abs(float(drawn.mean()) - mean) < 0.1
     assert abs(float(drawn.std()) - spread) < 0.1
 
@@ -163,3 +179,43 @@ def test_it_comes_back_from_its_folder_with_its_spreads(tmp_path: Path, unclip: 
     assert again.config == TINY_UNCLIP
     assert float(again.latent_spread[0]) == 2.0
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), unclip.parameters(), strict=True))
+
+
+def in_company(
+    unclip: Unclip, vqgan: VQGAN, numbers: list[int], width: int | None, *, late: int | None = None
+) -> dict[int, Tensor]:
+    """Rows of different seeds, steps, conditions and guidance (some of none), one of them perhaps two steps late and
+    outside for a while."""
+    denoiser = decoder_denoiser(unclip, vqgan)
+    kinds = [DiffusionRow(number, number % 2, 3 + number % 4, (1.0, 2.0, 4.0)[number % 3]) for number in range(16)]
+    states = dict(enumerate(denoiser.start(kinds, vectors(16))))
+    shared = DiffusionRows(denoiser)
+    shared.push([states[number] for number in numbers if number != late])
+    step = 0
+    while shared.states or step < 5:
+        if late is not None and step in (2, 4):
+            shared.push([states[late]])
+        if shared.states:
+            shared.step(width, is_padded=width is not None)
+        shared.pull([state for state in shared.states if state.done or (step == 2 and state is states.get(late))])
+        step += 1
+    assert all(states[number].done for number in numbers)
+    return {number: states[number].noisy for number in numbers}
+
+
+@pytest.mark.parametrize("count", [2, 7, 16])
+def test_in_one_shape_of_pass_a_row_is_the_same_to_the_bit(unclip: Unclip, small_vqgan: VQGAN, count: int) -> None:
+    late = count - 1
+    shared = in_company(unclip, small_vqgan, list(range(count)), 8, late=late)
+    for number in {0, count // 2, late}:
+        alone = in_company(unclip, small_vqgan, [number], 8)[number]
+        assert torch.equal(shared[number], alone), f"row {number} differs among {count}"
+
+
+def test_in_any_shape_of_pass_a_row_is_the_same_but_for_last_bits(unclip: Unclip, small_vqgan: VQGAN) -> None:
+    shared = in_company(unclip, small_vqgan, list(range(16)), None)
+    split = in_company(unclip, small_vqgan, list(range(16)), 5)
+    for number in range(16):
+        alone = in_company(unclip, small_vqgan, [number], None)[number]
+        apart = max(float((other[number] - alone).abs().max()) for other in (shared, split))
+        assert apart < 1e-4, f"row {number} is {apart} apart"

@@ -28,6 +28,7 @@ from worker.models.vqgan import VQGAN
 
 REF = "img_" + "0" * 64
 STEPS = 4 + 6  # the tiny model's, prior and decoder
+THIRD_OF_SECOND = 2 * 4 + 6 + 3  # four rows, two at a time: progress to the third step of the second pair's decoder
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +94,10 @@ def test_progress_counts_every_step_of_every_picture(run: Run, engine: UnclipEng
     recorder = Recorder()
     with rows_at_once(engine, 2):
         run(recorder, prompts=["a tree"], n=3, seed=0, preview_every=2)
-    total = 3 * STEPS
-    first = [("prior", 2 * step, total) for step in range(1, 5)] + [("sample", 2 * s, total) for s in range(5, 11)]
-    second = [("prior", 20 + step, total) for step in range(1, 5)] + [("sample", 20 + s, total) for s in range(5, 11)]
-    assert recorder.steps == first + second
+    taken = [*range(2, 9, 2), *range(9, 13)], [*range(14, 25, 2), *range(25, 31)]  # two rows at a time, then the third
+    assert recorder.steps == [
+        (stage, step, 3 * STEPS) for stage, steps in zip(("prior", "sample"), taken, strict=True) for step in steps
+    ]
     assert recorder.previews == [((16, 8), 2), ((16, 8), 4), ((8, 8), 8), ((8, 8), 10)]
 
 
@@ -110,7 +111,7 @@ def test_a_cancel_stops_at_the_next_step(run: Run) -> None:
 
 def test_finished_batches_survive_a_cancel(run: Run, engine: UnclipEngine) -> None:
     with rows_at_once(engine, 2), pytest.raises(StoppedWithOutput) as stop:
-        run(Recorder(stop_at=STEPS + 3), prompts=["a tree"], n=4, seed=0)
+        run(Recorder(stop_at=THIRD_OF_SECOND), prompts=["a tree"], n=4, seed=0)
     assert isinstance(stop.value.cause, Cancelled)
     assert {picture.index for picture in stop.value.output.pictures} == {0, 1}
 
@@ -118,7 +119,7 @@ def test_finished_batches_survive_a_cancel(run: Run, engine: UnclipEngine) -> No
 def test_a_job_that_goes_back_to_the_queue_leaves_no_output(run: Run, engine: UnclipEngine) -> None:
     class Leaving(Recorder):
         def check(self) -> None:
-            if len(self.steps) >= STEPS + 3:
+            if len(self.steps) >= THIRD_OF_SECOND:
                 raise Draining("the worker stops")
 
     with rows_at_once(engine, 2), pytest.raises(Draining):

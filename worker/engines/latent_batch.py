@@ -125,4 +125,4 @@ class LatentStepper:
 
 
 def _mib(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**20:.1f} MiB"

@@ -1,34 +1,37 @@
 """Pictures by diffusion: a caption's CLIP vector to a picture's by the prior, that to a latent by the decoder.
 
-With a picture given, its own vector takes the prior's place: variations of it. Candidates are drawn in batches that the
-device can hold; a finished batch is decoded and scored at once, so a job that is cancelled keeps what it has. A picture
-depends on its prompt, seed and index only, not on n.
+With a picture given, its own vector takes the prior's place: variations of it. The candidates of all jobs with one
+model step in one batch, each at its own step (worker.engines.diffusion_batch). Those that are finished are decoded and
+scored while the others go on, so a job that is cancelled keeps what it has. A picture depends on its prompt, seed and
+index only, not on n nor on what shares the batch.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shared.errors import ModelUnavailable, NonFinite
+from shared.errors import ModelUnavailable
 from shared.specs import UnclipSpec
 from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.batch import Batch
 from worker.engines.candidates import Candidate, best, decode, rows_at_once, scores
 from worker.engines.device import Device
+from worker.engines.diffusion_batch import DiffusionStepper, Drawn
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.pixels import contact_sheet, to_images, to_tensor
 from worker.engines.snapshots import seed_of
 from worker.models.dalle_sampler import decode_ids
-from worker.models.diffusion import DiffusionRow, DiffusionSampler
+from worker.models.diffusion import Denoiser, DiffusionRow
 from worker.models.errors import ShapeError
 from worker.models.unclip import Unclip
-from worker.models.unclip_sampler import check_fit, codes_of, decoder_sampler, picture_vectors, prior_sampler
+from worker.models.unclip_sampler import check_fit, codes_of, decoder_denoiser, prior_denoiser
 from worker.models.vqgan import VQGAN
 
 __all__ = ["UnclipEngine"]
@@ -62,16 +65,24 @@ class _Run:
     targets: Tensor  # (P, D): what candidates are scored against
     candidates: list[Candidate]
     pictures: list[list[Picture]]  # per prompt
-    batch: int  # candidates drawn together
-    begun: int = 0  # candidates of the batches before the one under way
+    most: int  # candidates in a batch at once
+    ready: list[Drawn] = field(default_factory=list)  # denoised, not decoded yet
+    led_by: Drawn | None = None  # the first of those that previews show
+    shown_at: int = 0  # its step in the last preview
+    waves: int = -1  # of previews, before these
     timings: dict[str, float] = field(
         default_factory=lambda: {"prior_s": 0.0, "sample_s": 0.0, "decode_s": 0.0, "rank_s": 0.0}
     )
 
     @property
     def steps(self) -> int:
-        """Of one picture, prior and decoder together."""
-        return self.settings.prior_steps + self.settings.decoder_steps
+        """Of all pictures, prior and decoder together."""
+        return len(self.candidates) * (self.settings.prior_steps + self.settings.decoder_steps)
+
+    @property
+    def places(self) -> Tensor:
+        """(N,): the prompt of every candidate."""
+        return torch.tensor([candidate.prompt for candidate in self.candidates], device=self.vectors.device)
 
 
 class UnclipEngine:
@@ -84,6 +95,8 @@ class UnclipEngine:
         self._library = library
         self._device = device
         self._embedder = embedder
+        self._lock = threading.Lock()
+        self._batches: dict[tuple[str, str], tuple[Denoiser, Batch[Drawn]]] = {}
         self.device_name = device.name
 
     def load(self) -> list[Model]:
@@ -102,10 +115,11 @@ class UnclipEngine:
     def run(self, task: Task, monitor: Monitor) -> Output:
         """See Engine."""
         run = self._begin(task)
-        with keeping(lambda: self._output(run) if any(run.pictures) else None):
-            for begin in range(0, len(run.candidates), run.batch):
-                run.begun = begin
-                self._batch(run, run.candidates[begin : begin + run.batch], monitor)
+        with keeping(lambda: self._kept(run)):
+            vectors = run.vectors[run.places]
+            if run.settings.prior_steps:
+                vectors = self._imagine(run, vectors, monitor)
+            self._draw(run, vectors, monitor)
         return self._output(run)
 
     def _begin(self, task: Task) -> _Run:
@@ -131,7 +145,7 @@ class UnclipEngine:
             targets=targets,
             candidates=[Candidate(prompt, index) for prompt in range(len(prompts)) for index in range(spec.n)],
             pictures=[[] for _ in prompts],
-            batch=rows_at_once(self._device, task),
+            most=rows_at_once(self._device, task),
         )
 
     def _picture(self, clip: str, task: Task, ref: str) -> Tensor:
@@ -140,87 +154,101 @@ class UnclipEngine:
         pixels = to_tensor(task.images[ref], (side, side)).to(self._device.torch_device)
         return self._embedder.tensors(clip, pixels)
 
-    def _batch(self, run: _Run, part: list[Candidate], monitor: Monitor) -> None:
-        """Draw, decode and score one batch. Progress counts the steps of all pictures of the job."""
-        marks = [time.monotonic()]
-        places = torch.tensor([candidate.prompt for candidate in part], device=run.vectors.device)
-        vectors = run.vectors[places]
-        if run.settings.prior_steps:
-            vectors = self._imagine(run, part, vectors, monitor)
-        marks.append(time.monotonic())
-        codes = self._draw(run, part, vectors, monitor)
-        marks.append(time.monotonic())
+    # --- prior and decoder ---------------------------------------------------------------------------------------
+
+    def _imagine(self, run: _Run, captions: Tensor, monitor: Monitor) -> Tensor:
+        """Picture vectors (N, D) of captions' vectors (N, D)."""
+        started_at, settings = time.monotonic(), run.settings
+        denoiser, batch = self._batch(run, "prior", captions[0])
+        rows = _rows(run, denoiser, captions, "the prior", settings.prior_steps, settings.prior_guidance)
+
+        def on_step() -> None:
+            monitor.progress("prior", _taken(rows), run.steps)
+
+        with batch.joined(rows, on_step, most=run.most) as turns:
+            for _ in turns:
+                pass
+        with self._device.step(KIND), torch.inference_mode():
+            vectors = run.unclip.unit(torch.stack([row.state.noisy for row in rows]))
+        run.timings["prior_s"] += time.monotonic() - started_at
+        return vectors
+
+    def _draw(self, run: _Run, vectors: Tensor, monitor: Monitor) -> None:
+        """Pictures of picture vectors (N, D), decoded and scored in groups, as they come."""
+        started_at, settings = time.monotonic(), run.settings
+        with self._device.step(KIND), torch.inference_mode():
+            conditions = run.unclip.whiten(vectors)
+        denoiser, batch = self._batch(run, "decoder", conditions[0])
+        rows = _rows(run, denoiser, conditions, "the decoder", settings.decoder_steps, settings.guidance)
+        imagined = len(rows) * settings.prior_steps
+
+        def on_step() -> None:
+            monitor.progress("sample", imagined + _taken(rows), run.steps)
+
+        with batch.joined(rows, on_step, lambda: _lacks_preview(run, rows), most=run.most) as turns:
+            for finished in turns:
+                run.ready += finished
+                self._preview(run, rows, monitor)
+                self._finish_ready(run, monitor, at_least=self._device.group)
+        self._finish_ready(run, monitor)
+        busy_s = run.timings["decode_s"] + run.timings["rank_s"]
+        run.timings["sample_s"] += time.monotonic() - started_at - busy_s
+
+    def _batch(self, run: _Run, part: str, like: Tensor) -> tuple[Denoiser, Batch[Drawn]]:
+        """Of all rows of one part of one model."""
+        key = (run.model_ids[0], part)
+        with self._lock, self._device.step(KIND):
+            if key not in self._batches:
+                denoiser = prior_denoiser(run.unclip) if part == "prior" else decoder_denoiser(run.unclip, run.vqgan)
+                stepper = DiffusionStepper(
+                    denoiser, like, self._device.free_bytes, self._device.rows, self._device.is_pinned
+                )
+                self._batches[key] = denoiser, self._device.batch(KIND, stepper)
+            return self._batches[key]
+
+    # --- what becomes of it --------------------------------------------------------------------------------------
+
+    def _finish_ready(self, run: _Run, monitor: Monitor | None, at_least: int = 1) -> None:
+        while len(run.ready) >= at_least:
+            group = run.ready[: self._device.group]
+            self._finish(run, group, monitor)
+            run.ready = run.ready[len(group) :]
+
+    def _finish(self, run: _Run, group: list[Drawn], monitor: Monitor | None) -> None:
+        """Decode and score what is denoised."""
+        drawn_at = time.monotonic()
+        with self._device.step(KIND):
+            codes = codes_of(run.unclip, run.vqgan, torch.stack([row.state.noisy for row in group]))
         pictures = decode(self._device, run.vqgan, codes, KIND, monitor)
-        marks.append(time.monotonic())
-        found = scores(self._embedder, run.model_ids[2], pictures, run.targets[places])
-        for candidate, image, score in zip(part, to_images(pictures), found, strict=True):
+        decoded_at = time.monotonic()
+        targets = torch.stack([run.targets[row.candidate.prompt] for row in group])
+        found = scores(self._embedder, run.model_ids[2], pictures, targets)
+        for row, image, score in zip(group, to_images(pictures), found, strict=True):
+            candidate = row.candidate
             picture = Picture(image, run.prompts[candidate.prompt], run.settings.seed, candidate.index, score)
             run.pictures[candidate.prompt].append(picture)
-        marks.append(time.monotonic())
-        for name, begun_at, ended_at in zip(run.timings, marks, marks[1:], strict=False):
-            run.timings[name] += ended_at - begun_at
+        run.timings["decode_s"] += decoded_at - drawn_at
+        run.timings["rank_s"] += time.monotonic() - decoded_at
 
-    def _imagine(self, run: _Run, part: list[Candidate], captions: Tensor, monitor: Monitor) -> Tensor:
-        """Picture vectors (B, D) of captions' vectors (B, D)."""
-        settings = run.settings
-        rows = _rows(settings.seed, part, settings.prior_steps, settings.prior_guidance)
-        sampler = prior_sampler(run.unclip, captions, rows)
-
-        def stepped() -> bool:
-            self._check(run, part, sampler, "the prior")
-            monitor.progress("prior", *_told(run, part, sampler.taken))
-            return False
-
-        self._drive(sampler, stepped)
+    def _preview(self, run: _Run, rows: list[Drawn], monitor: Monitor) -> None:
+        """The first of those that are not finished, and such as are as far. They stand still meanwhile."""
+        if not _lacks_preview(run, rows):
+            return
+        leader = _leader(rows)
+        assert leader is not None
+        at = leader.state.position
+        level = [row for row in rows if row.state.position == at and not row.done][:PREVIEWED]
         with self._device.step(KIND):
-            return picture_vectors(run.unclip, sampler)
+            estimates = torch.stack([row.state.estimate for row in level])
+            shown = decode_ids(run.vqgan, codes_of(run.unclip, run.vqgan, estimates))
+        run.waves += leader is not run.led_by
+        run.led_by, run.shown_at = leader, at
+        monitor.preview(contact_sheet(to_images(shown)), run.waves * run.settings.decoder_steps + at)
 
-    def _draw(self, run: _Run, part: list[Candidate], vectors: Tensor, monitor: Monitor) -> Tensor:
-        """Codes (B, h, w) of picture vectors (B, D)."""
-        settings, every = run.settings, run.spec.preview_every
-        rows = _rows(settings.seed, part, settings.decoder_steps, settings.guidance)
-        with self._device.step(KIND), torch.inference_mode():
-            sampler = decoder_sampler(run.unclip, run.vqgan, vectors, rows)
-
-        def is_previewed() -> bool:
-            return every > 0 and sampler.taken % every == 0 and not sampler.done
-
-        def stepped() -> bool:
-            self._check(run, part, sampler, "the decoder")
-            monitor.progress("sample", *_told(run, part, settings.prior_steps + sampler.taken))
-            return is_previewed()
-
-        while not sampler.done:
-            self._drive(sampler, stepped)
-            if is_previewed():
-                self._preview(run, sampler, monitor)
-        with self._device.step(KIND):
-            return codes_of(run.unclip, run.vqgan, sampler.rows)
-
-    def _drive(self, sampler: DiffusionSampler, stepped: Callable[[], bool]) -> None:
-        """Steps, in as many turns as they take, to the end or until `stepped` says to pause."""
-        is_paused = False
-        while not sampler.done and not is_paused:
-            with self._device.turn(KIND) as turn:
-                while turn.has_time and not sampler.done and not is_paused:
-                    sampler.step()
-                    turn.stepped()
-                    is_paused = stepped()
-
-    def _check(self, run: _Run, part: list[Candidate], sampler: DiffusionSampler, who: str) -> None:
-        good = torch.isfinite(sampler.rows).flatten(1).all(1)
-        if not bool(good.all()):
-            bad = part[int((~good).nonzero()[0])]
-            raise NonFinite(
-                f"{who} made NaN or infinity at step {sampler.taken}, in candidate {bad.index} of "
-                f"{run.prompts[bad.prompt]!r}"
-            )
-
-    def _preview(self, run: _Run, sampler: DiffusionSampler, monitor: Monitor) -> None:
-        with self._device.step(KIND):
-            codes = codes_of(run.unclip, run.vqgan, sampler.estimate[:PREVIEWED])
-            shown = decode_ids(run.vqgan, codes)
-        monitor.preview(contact_sheet(to_images(shown)), run.begun // run.batch * sampler.length + sampler.taken)
+    def _kept(self, run: _Run) -> Output | None:
+        """What a job that was stopped has: its decoded pictures, and those of which only that was left."""
+        self._finish_ready(run, None)
+        return self._output(run) if any(run.pictures) else None
 
     def _output(self, run: _Run) -> Output:
         settings = run.settings
@@ -254,10 +282,27 @@ def _settings(spec: UnclipSpec, unclip: Unclip) -> _Settings:
     )
 
 
-def _rows(seed: int, part: list[Candidate], steps: int, guidance: float) -> list[DiffusionRow]:
-    return [DiffusionRow(seed, candidate.index, steps, guidance) for candidate in part]
+def _rows(run: _Run, denoiser: Denoiser, conditions: Tensor, who: str, steps: int, guidance: float) -> list[Drawn]:
+    kinds = [DiffusionRow(run.settings.seed, candidate.index, steps, guidance) for candidate in run.candidates]
+    states = denoiser.start(kinds, conditions)
+    return [
+        Drawn(candidate, run.prompts[candidate.prompt], who, state)
+        for candidate, state in zip(run.candidates, states, strict=True)
+    ]
 
 
-def _told(run: _Run, part: list[Candidate], steps: int) -> tuple[int, int]:
-    """How many steps of pictures are done of how many, `steps` into the batch under way."""
-    return run.begun * run.steps + steps * len(part), len(run.candidates) * run.steps
+def _taken(rows: list[Drawn]) -> int:
+    """Steps of pictures."""
+    return sum(row.state.position for row in rows)
+
+
+def _leader(rows: list[Drawn]) -> Drawn | None:
+    return next((row for row in rows if not row.done), None)
+
+
+def _lacks_preview(run: _Run, rows: list[Drawn]) -> bool:
+    """Whether the first that is not finished has come to a step that is to be shown, and was not yet."""
+    leader, every = _leader(rows), run.spec.preview_every
+    if leader is None or not every or not leader.state.position or leader.state.position % every:
+        return False
+    return leader is not run.led_by or leader.state.position != run.shown_at

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.models.diffusion import DiffusionRow, DiffusionSampler, clean_of
+from worker.models.diffusion import Denoiser, DiffusionRow, DiffusionSampler, clean_of
 from worker.models.errors import ShapeError
 from worker.models.unclip import Unclip
 from worker.models.vqgan import VQGAN
@@ -20,15 +20,20 @@ from worker.models.vqgan import VQGAN
 PRIOR, DECODER = 0, 1  # which of a picture's two noises
 
 
+def prior_denoiser(unclip: Unclip) -> Denoiser:
+    """Conditions are captions' unit vectors; `Unclip.unit` reads the results."""
+
+    def predict(noisy: Tensor, time: Tensor, texts: Tensor, silent: Tensor) -> Tensor:
+        return unclip.prior(noisy, time, texts, silent).float()
+
+    return Denoiser(predict, (unclip.config.embedding,), PRIOR)
+
+
 def prior_sampler(unclip: Unclip, texts: Tensor, rows: Sequence[DiffusionRow]) -> DiffusionSampler:
     """Of captions' unit vectors (B, D), one per row. `picture_vectors` reads the result."""
     unclip.check_vectors("texts", texts)
     _check_count(texts, rows)
-
-    def predict(noisy: Tensor, time: Tensor, which: Tensor, silent: Tensor) -> Tensor:
-        return unclip.prior(noisy, time, texts[which], silent).float()
-
-    return DiffusionSampler(predict, [unclip.config.embedding], rows, PRIOR, texts.device)
+    return DiffusionSampler(prior_denoiser(unclip), rows, texts)
 
 
 @torch.inference_mode()
@@ -37,20 +42,24 @@ def picture_vectors(unclip: Unclip, sampler: DiffusionSampler) -> Tensor:
     return unclip.unit(sampler.rows)
 
 
-def decoder_sampler(unclip: Unclip, vqgan: VQGAN, pictures: Tensor, rows: Sequence[DiffusionRow]) -> DiffusionSampler:
-    """Of picture vectors (B, D) of unit length, one per row. Estimates stay within the range of the VQGAN's codes."""
-    unclip.check_vectors("pictures", pictures)
-    _check_count(pictures, rows)
+@torch.inference_mode()
+def decoder_denoiser(unclip: Unclip, vqgan: VQGAN) -> Denoiser:
+    """Conditions are whitened picture vectors. Estimates stay within the range of the VQGAN's codes."""
     config = unclip.config
-    conditions = unclip.whiten(pictures)
     least, most = (unclip.whiten_latent(bound[None, :, None, None]) for bound in vqgan.codebook_range())
 
-    def predict(noisy: Tensor, time: Tensor, which: Tensor, silent: Tensor) -> Tensor:
-        said = unclip.decoder(noisy, time, conditions[which], silent).float()
+    def predict(noisy: Tensor, time: Tensor, pictures: Tensor, silent: Tensor) -> Tensor:
+        said = unclip.decoder(noisy, time, pictures, silent).float()
         return clean_of(noisy, said, time)
 
-    shape = [config.channels, config.grid, config.grid]
-    return DiffusionSampler(predict, shape, rows, DECODER, pictures.device, (least, most))
+    return Denoiser(predict, (config.channels, config.grid, config.grid), DECODER, (least, most))
+
+
+def decoder_sampler(unclip: Unclip, vqgan: VQGAN, pictures: Tensor, rows: Sequence[DiffusionRow]) -> DiffusionSampler:
+    """Of picture vectors (B, D) of unit length, one per row."""
+    unclip.check_vectors("pictures", pictures)
+    _check_count(pictures, rows)
+    return DiffusionSampler(decoder_denoiser(unclip, vqgan), rows, unclip.whiten(pictures))
 
 
 @torch.inference_mode()
