@@ -236,6 +236,24 @@ def test_what_was_finished_is_handed_over_before_the_job_hears_that_it_is_stoppe
     assert rows[1].at == 3
 
 
+def test_rows_that_came_due_while_the_job_was_busy_stand_still_until_it_has_seen_them() -> None:
+    gate = threading.Semaphore(0)
+    batch, row, seen = _batch(Counters(gate=gate)), Count(9), list[int]()
+    with batch.joined([row], _nothing, lambda: row.at == 3 and not seen) as turns:
+        gate.release(1)
+        next(turns)  # told of the first step; the next ones are taken meanwhile
+        gate.release(2)
+        eventually(lambda: batch._members[0].is_paused)
+        next(turns)
+        assert batch._members[0].is_paused
+        assert row.at == 3
+        seen.append(row.at)
+        gate.release(10)
+        for _ in turns:
+            pass
+    assert row.at == 9
+
+
 def test_a_row_that_breaks_ends_its_job_alone() -> None:
     stepper = Counters()
     batch = _batch(stepper)
