@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -68,19 +69,21 @@ def _compare(report: Report, models: Any, config: DalleBartConfig) -> None:
     for place in PLACES:
         for name, begin in (("peer", _peer_sampling), ("ours", _our_sampling)):
             seconds[name] += _timed(begin(ours if name == "ours" else peer, place))
-    codes = PICTURES * CODES * len(PLACES)
+    codes = PICTURES * len(PLACES)
     report.add("dalle_mini_codes_per_s", codes / seconds["ours"], "codes/s")
     report.add("min_dalle_codes_per_s", codes / seconds["peer"], "codes/s", peer=PACKAGES[0])
     report.add(NAME, seconds["peer"] / seconds["ours"], "x", at_least=AT_LEAST, peer=PACKAGES[0])
 
 
 def _timed(step: Callable[[int], None]) -> float:
-    """Seconds of CODES steps, after one to warm up."""
+    """Seconds of a step: the median of CODES, after one to warm up."""
     step(0)
-    start = time.perf_counter()
+    times = []
     for number in range(CODES):
+        start = time.perf_counter()
         step(number)
-    return time.perf_counter() - start
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
