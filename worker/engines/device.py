@@ -121,6 +121,8 @@ class Device:
         return min(self.rows, free // row_bytes)
 
     def _is_fast_in_bfloat16(self) -> bool:
+        if self.torch_device.type == "cpu":  # by its own instruction; elsewhere bf16 is emulated, and slow
+            return bool(torch.cpu._is_avx512_bf16_supported())
         return self.torch_device.type == "cuda" and torch.cuda.is_bf16_supported()
 
     def batch(self, kind: str, stepper: Stepper[R], linger_s: float = 0.0) -> Batch[R]:
