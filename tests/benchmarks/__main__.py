@@ -17,6 +17,7 @@ SUITES = {
     "queue": "tests.benchmarks.queue_overhead",
     "memory": "tests.benchmarks.queue_memory",
     "models": "tests.benchmarks.models",
+    "engines": "tests.benchmarks.engines",
     "training": "tests.benchmarks.training",
 }
 

@@ -186,7 +186,7 @@ class TestGivenBack:
 
     def test_off_means_off(self, brief: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path) -> None:
         worker = Worker(brief.model_copy(update={"snapshot_every_s": 0.0}), store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=100, step_s=0.03)
+        job_id = submit(store, tenant, pool, steps=1000, step_s=0.03)
         until(store, tenant, job_id, "running")
         assert worker.stop() == 0
         assert store.get(tenant, job_id).state is JobState.QUEUED

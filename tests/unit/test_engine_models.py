@@ -33,6 +33,7 @@ from tests.unit.test_worker_monitor import Made
 from worker.checkpoints.loading import CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
 from worker.engines.base import Engine, Model, Output, StoppedWithOutput, Task
+from worker.engines.embedding_batch import EmbeddingStepper
 from worker.engines.registry import EngineOptions, UnknownKind, build_engines
 from worker.models.clip import Clip
 from worker.models.vqgan import VQGAN
@@ -449,7 +450,7 @@ class TestStopped:
             return step(*arguments)
 
         monkeypatch.setattr(self.INSIDE[kind], interrupted)
-        monkeypatch.setattr("worker.engines.embeddings.IMAGES_PER_STEP", 1)
+        monkeypatch.setattr(EmbeddingStepper, "slots", 1)
         parsed = parse_spec(kind, self.SPECS[kind])
         images = {ref: Image.new("RGB", (20, 14)) for ref in image_refs(parsed)}
         with pytest.raises((cause, StoppedWithOutput)) as stop:
