@@ -157,6 +157,7 @@ def test_a_full_device_costs_no_picture(engines: dict[str, Engine], monkeypatch:
         return passes(rows, part, pieces)
 
     monkeypatch.setattr(LatentRows, "_pass", full)
+    monkeypatch.setattr("worker.engines.latent_batch.PINNED_ROWS", 2)
     shared = Company(engines["vqgan_clip"], "vqgan_clip", JOBS["vqgan_clip"]).results
     assert sizes[:2] == [2, 1]
     for place, spec in enumerate(JOBS["vqgan_clip"]):
