@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.models.attention import replace_attention
 from worker.models.errors import ConfigError, check_float, check_shape
 from worker.models.image_towers import register_towers
 from worker.models.text import CaptionTokenizer
@@ -41,7 +42,9 @@ def build_network(model_cfg: Mapping[str, Any]) -> nn.Module:
         raise ConfigError(f"CLIP configuration: {error}") from error
     if text.hf_model_name or vision.timm_model_pretrained:
         raise ConfigError("a CLIP configuration may not name weights to be downloaded")
-    return CLIP(model_cfg["embed_dim"], vision, text, quick_gelu=bool(model_cfg.get("quick_gelu", False)))
+    network = CLIP(model_cfg["embed_dim"], vision, text, quick_gelu=bool(model_cfg.get("quick_gelu", False)))
+    replace_attention(network)
+    return network
 
 
 class Clip(nn.Module):
