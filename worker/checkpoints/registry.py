@@ -15,6 +15,7 @@ from typing import Any
 from worker.checkpoints.errors import BadRegistry, DigestMismatch, UnknownModel
 
 FAMILIES = ("clip", "vqgan", "dalle", "unclip")
+NO_POOL = "none"
 DTYPES = ("float16", "bfloat16", "float32")
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights" / "registry.json"
 
@@ -33,10 +34,15 @@ class ModelEntry:
     params: int
     source: str  # where the weights come from
     licence: str
-    pool: str  # which workers serve it
+    pool: str  # which workers serve it; "none": nobody does, it is there to judge what the others draw
     tokenizer: Path | None = None  # clip and dalle: the caption tokenizer
     vqgan: str | None = None  # dalle, unclip: id of the VQGAN that decodes its codes
     clip: str | None = None  # id of the CLIP that ranks or steers by default; unclip: whose vectors it knows
+
+    @property
+    def is_served(self) -> bool:
+        """Whether jobs may use it."""
+        return self.pool != NO_POOL
 
     def files(self) -> dict[str, Path]:
         """Every file of the model, by its name in `sha256`."""

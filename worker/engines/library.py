@@ -48,11 +48,13 @@ class ModelLibrary:
 
     def entries(self, family: str) -> list[ModelEntry]:
         """Those of one family, the default first."""
-        return self._registry.of_family(family)
+        return [entry for entry in self._registry.of_family(family) if entry.is_served]
 
     def entry(self, model_id: str, family: str) -> ModelEntry:
         """What the registry says of a model."""
         entry = self._registry.get(model_id)
+        if not entry.is_served:
+            raise ModelUnavailable(f"{model_id!r} only judges what other models draw; no job may use it")
         if entry.family != family:
             raise ModelUnavailable(f"{model_id!r} is a {entry.family} model; this needs a {family} model")
         return entry
