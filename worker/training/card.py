@@ -28,7 +28,7 @@ from worker.training.report import Opened
 
 FIGURES_MARK, PICTURES_MARK = "figures", "pictures"  # what `train card` writes of the card, not people
 SHEETS = {
-    "numbered": "Fixed prompts of known things, failures included (DALL-E, unCLIP: the best of 16 by CLIP): name them first",
+    "numbered": "Fixed prompts, failures included (DALL-E, unCLIP: the best of 16 by CLIP): name them first",
     "named": "The same with their prompts",
     "new": "Prompts nobody trained on",
     "nearest": "Each beside its nearest training pictures and their distances, of 255: copies would show",
