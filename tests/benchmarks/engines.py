@@ -10,6 +10,7 @@ from typing import Any
 from PIL.Image import Image
 
 from shared.specs import parse_spec
+from tests.benchmarks.gpu import run_gpu
 from tests.benchmarks.latents import run_latents
 from tests.benchmarks.min_dalle import run_min_dalle
 from tests.benchmarks.report import Report
@@ -53,6 +54,7 @@ def run(report: Report) -> None:
     _joining(report, engines["dalle"], steps)
     run_latents(report)
     run_min_dalle(report)
+    run_gpu(report)
 
 
 def _sharing(report: Report, engine: Engine) -> None:
