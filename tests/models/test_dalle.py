@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from worker.engines.library import dtype_on
 from worker.models import dalle_sampler
 from worker.models.code_graphs import bucket_of
 from worker.models.code_model import SequenceCache
@@ -342,3 +343,19 @@ def test_text_of_another_length_is_refused(dalle: Dalle) -> None:
         dalle.prefill(torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(RangeError):
         dalle.prefill(torch.full((1, 6), 300))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_draw_as_well(dalle: Dalle, dtype: torch.dtype) -> None:
+    """As on a GPU: keys and values are of the weights' type, choices are made in float32."""
+    whole = draw(dalle, captions(2), rows(2))
+    dalle = dalle.to(dtype)
+    assert dalle.new_cache(1).keys.dtype is dtype
+    agree = (draw(dalle, captions(2), rows(2)) == whole).float().mean()
+    assert float(agree) > 0.8, f"{float(agree):.0%} of the codes are those of float32"
+
+
+def test_only_dalle_on_a_gpu_computes_in_halves() -> None:
+    assert dtype_on(torch.device("cuda"), "dalle") is torch.float16
+    assert dtype_on(torch.device("cuda"), "vqgan") is torch.float32
+    assert dtype_on(torch.device("cpu"), "dalle") is torch.float32
