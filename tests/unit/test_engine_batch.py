@@ -333,6 +333,60 @@ def test_a_thread_that_gives_up_by_itself_takes_its_rows_out() -> None:
     assert 0 < rows[0].at < 1000
 
 
+def test_rows_are_handed_over_only_when_they_are_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes or goes wakes everybody; a finished row whose state is still on the device is not told then."""
+    leave, is_leaving, may_leave = Counters.leave, threading.Event(), threading.Event()
+
+    def slowly(stepper: Counters, rows: Sequence[Count]) -> None:
+        is_leaving.set()
+        assert may_leave.wait(10)
+        leave(stepper, rows)
+
+    monkeypatch.setattr(Counters, "leave", slowly)
+    stepper = Counters()
+    batch = _batch(stepper)
+    job = Job(batch, [Count(2)])
+    assert is_leaving.wait(10)
+    asked: list[bool] = []
+    are_out = batch._are_out
+    monkeypatch.setattr(batch, "_are_out", lambda rows: asked.append(are_out(rows)) or asked[-1])
+    with batch._changed:
+        batch._changed.notify_all()
+    eventually(lambda: asked == [False])
+    assert job.finished == []
+    may_leave.set()
+    job.wait()
+    assert job.finished == job.rows
+
+
+def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    coming, may_come = threading.Event(), threading.Event()
+    admit = Counters.admit
+
+    def slowly(stepper: Counters, rows: Sequence[Count]) -> None:
+        coming.set()
+        assert may_come.wait(10)
+        admit(stepper, rows)
+
+    monkeypatch.setattr(Counters, "admit", slowly)
+    stepper = Counters()
+    batch = _batch(stepper)
+    rows = [Count(1000)]
+
+    def give_up() -> None:
+        with batch.joined(rows, _nothing):
+            assert coming.wait(10)
+
+    thread = threading.Thread(target=give_up)
+    thread.start()
+    eventually(lambda: coming.is_set() and not batch._members)
+    assert thread.is_alive()  # its row may be on the device yet
+    may_come.set()
+    thread.join(10)
+    assert not stepper.inside
+    assert rows[0].at <= 1
+
+
 def test_an_idle_batch_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engines.batch.IDLE_S", 0.01)
     stepper = Counters()

@@ -11,7 +11,7 @@ import copy
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -91,17 +91,22 @@ class Member(Generic[R]):
     """One job's part in a batch. `on_step` is called after each step, and raises what stops the job; `is_due` is asked
     then whether the rows must stand still, as they are now, until the job's thread has seen them."""
 
-    waiting: deque[R]
+    rows: Sequence[R]  # all of them, wherever they are
     on_step: Callable[[], None]
     is_due: Callable[[], bool]
     most: int  # rows it may have inside at once
     asked_at: float = field(default_factory=time.monotonic)
-    fresh: set[int] = field(default_factory=set)  # ids of rows that never had a slot
+    waiting: deque[R] = field(init=False)
+    fresh: set[int] = field(init=False)  # ids of rows that never had a slot
     inside: list[R] = field(default_factory=list)
     finished: list[R] = field(default_factory=list)
     error: BaseException | None = None
     is_paused: bool = False
     has_news: bool = False
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(self.rows)
+        self.fresh = {id(row) for row in self.rows}
 
     @property
     def is_over(self) -> bool:
@@ -135,8 +140,7 @@ class Batch(Generic[R]):
         self._events = events or BatchEvents()
         self._changed = threading.Condition()
         self._members: list[Member[R]] = []
-        self._coming: list[R] = []  # in the books they are inside, on the device not yet
-        self._leaving: list[R] = []  # the other way round
+        self._aboard: dict[int, R] = {}  # by id: whom the stepper has; the members' books say whom it should have
         self._driver: threading.Thread | None = None
 
     # --- a job's side --------------------------------------------------------------------------------------------
@@ -156,8 +160,7 @@ class Batch(Generic[R]):
         `on_step` runs in the batch's thread, with every step. The iterator raises what it raises, a row's own error, or
         what failed for the whole batch; never before all that was finished is handed over.
         """
-        member = Member(deque(rows), on_step, is_due, len(rows) if most is None else most)
-        member.fresh = {id(row) for row in rows}
+        member = Member(rows, on_step, is_due, len(rows) if most is None else most)
         self._join(member)
         try:
             yield self._turns_of(member)
@@ -179,11 +182,9 @@ class Batch(Generic[R]):
     def _quit(self, member: Member[R]) -> None:
         with self._changed:
             self._members.remove(member)
-            for row in member.inside:
-                self._take_out(row)
             self._changed.notify_all()
             with self._behind(lambda: True):
-                self._changed.wait_for(lambda: not any(row in self._leaving for row in member.inside))
+                self._changed.wait_for(lambda: self._are_out(member.rows))
 
     def _news(self, member: Member[R]) -> list[R]:
         """Wait until there is something to tell; the rows that are finished now."""
@@ -192,12 +193,16 @@ class Batch(Generic[R]):
                 member.is_paused = False
                 self._changed.notify_all()
             with self._behind(lambda: bool(member.inside)):
-                self._changed.wait_for(lambda: member.has_news)
+                self._changed.wait_for(lambda: member.has_news and self._are_out((*member.finished, *member.waiting)))
             finished, member.finished = member.finished, []
             if member.error is not None and not finished:
                 raise copy.copy(member.error) from member.error
             member.has_news = member.error is not None
             return finished
+
+    def _are_out(self, rows: Iterable[R]) -> bool:
+        """Whether these hold their own state: out of the books they are at once, off the device a little later."""
+        return not any(id(row) in self._aboard for row in rows)
 
     def _behind(self, is_aboard: Callable[[], bool]) -> AbstractContextManager[None]:
         assert self._driver is not None
@@ -234,7 +239,7 @@ class Batch(Generic[R]):
             return False
 
     def _is_busy(self) -> bool:
-        return bool(self._leaving) or any(member.inside or member.wants for member in self._members)
+        return bool(self._aboard) or any(member.inside or member.wants for member in self._members)
 
     def _is_full(self) -> bool:
         return sum(len(member.waiting) + len(member.inside) for member in self._members) >= self.stepper.slots
@@ -257,18 +262,38 @@ class Batch(Generic[R]):
         with self._changed:
             self._share_out()
         self._let_out()
-        if self._coming:
-            self.stepper.admit(self._coming)
-            self._coming = []
+        self._let_in()
 
     def _let_out(self) -> None:
+        """Whom the stepper has and should not have."""
         with self._changed:
-            leaving = list(self._leaving)
+            booked = self._booked()
+            leaving = [row for key, row in self._aboard.items() if key not in booked]
         if leaving:
             self.stepper.leave(leaving)
-            with self._changed:
-                self._leaving = [row for row in self._leaving if row not in leaving]
-                self._changed.notify_all()
+            self._settle(leaving)
+
+    def _let_in(self) -> None:
+        """The other way round. A row counts as aboard from before it is: whoever quits meanwhile waits for it."""
+        with self._changed:
+            coming = {key: row for key, row in self._booked().items() if key not in self._aboard}
+            self._aboard |= coming
+        if coming:
+            try:
+                self.stepper.admit(list(coming.values()))
+            except BaseException:
+                self._settle(coming.values())
+                raise
+
+    def _settle(self, rows: Iterable[R]) -> None:
+        """These are not aboard."""
+        with self._changed:
+            for row in rows:
+                del self._aboard[id(row)]
+            self._changed.notify_all()
+
+    def _booked(self) -> dict[int, R]:
+        return {id(row): row for member in self._members for row in member.inside}
 
     def _share_out(self) -> None:
         """Give every member that wants one its fair part of the slots, in the books; _exchange() makes it true."""
@@ -290,23 +315,14 @@ class Batch(Generic[R]):
     def _enter(self, member: Member[R]) -> None:
         row = member.waiting.popleft()
         member.inside.append(row)
-        self._coming.append(row)
         if id(row) in member.fresh:
             member.fresh.remove(id(row))
             self._events.on_admitted(self._kind, time.monotonic() - member.asked_at)
 
     def _evict(self, member: Member[R]) -> None:
         """The row that came last goes back to the front of those that wait."""
-        row = member.inside.pop()
-        member.waiting.appendleft(row)
-        self._take_out(row)
+        member.waiting.appendleft(member.inside.pop())
         self._events.on_evicted(self._kind)
-
-    def _take_out(self, row: R) -> None:
-        if row in self._coming:
-            self._coming.remove(row)
-        else:
-            self._leaving.append(row)
 
     def _look(self) -> bool:
         """After a step: whose rows are at their end, who is stopped, whose rows are due. Whether anybody is to be told
@@ -319,13 +335,11 @@ class Batch(Generic[R]):
         ended = [row for row in member.inside if row.done or row.error is not None]
         member.inside = [row for row in member.inside if row not in ended]
         member.finished += [row for row in ended if row.error is None]
-        self._leaving += ended
         error = _stop_of(member) or next((row.error for row in ended if row.error is not None), None)
         if error is not None:
             self._end(member, error)
         elif member.inside and member.is_due():
             member.is_paused = True
-            self._leaving += member.inside
             member.waiting.extendleft(reversed(member.inside))
             member.inside = []
         is_told = bool(ended) or member.is_paused or error is not None
@@ -333,8 +347,6 @@ class Batch(Generic[R]):
         return is_told
 
     def _end(self, member: Member[R], error: BaseException) -> None:
-        for row in member.inside:
-            self._take_out(row)
         member.inside = []
         member.error = member.error or error
         member.has_news = True
