@@ -9,7 +9,7 @@ takes one code a `step` at its own position, in a cache that is made once and wr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -123,3 +123,34 @@ class CodeModel(Protocol):
 
     def move(self, cache: SequenceCache, source: Tensor, target: Tensor) -> None:
         """Copy whole rows source[i] to target[i], both (n,) int64; all are read before any is written."""
+
+
+class ConfiguredSizes:
+    """CodeModel's sizes, as a model's configuration names them in both forms."""
+
+    config: Any
+
+    @property
+    def text_length(self) -> int:
+        """See CodeModel."""
+        return int(self.config.text_length)
+
+    @property
+    def image_length(self) -> int:
+        """See CodeModel."""
+        return int(self.config.grid**2)
+
+    @property
+    def image_vocab(self) -> int:
+        """See CodeModel."""
+        return int(self.config.image_vocab)
+
+    @property
+    def grid(self) -> int:
+        """See CodeModel."""
+        return int(self.config.grid)
+
+    @property
+    def guidance(self) -> float:
+        """See CodeModel."""
+        return float(self.config.guidance)

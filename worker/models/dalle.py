@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.models.attention import attend_rows
-from worker.models.code_model import Prefill, SequenceCache
+from worker.models.code_model import ConfiguredSizes, Prefill, SequenceCache
 from worker.models.dense import Dense
 from worker.models.errors import ConfigError, ShapeError, check_ids, check_shape
 
@@ -120,7 +120,7 @@ class Block(nn.Module):
         return self.close(x, F.scaled_dot_product_attention(q, *past, attn_mask=seen))
 
 
-class Dalle(nn.Module):
+class Dalle(ConfiguredSizes, nn.Module):
     """Text ids (B, T) and code ids (B, N) to the codes' logits."""
 
     def __init__(self, config: DalleConfig) -> None:
@@ -184,31 +184,6 @@ class Dalle(nn.Module):
         return self.head(self.norm(x[:, self.config.text_length - 1 :]))
 
     # --- CodeModel: one code at a time, many rows at once ---------------------------------------------------------
-
-    @property
-    def text_length(self) -> int:
-        """See CodeModel."""
-        return self.config.text_length
-
-    @property
-    def image_length(self) -> int:
-        """See CodeModel."""
-        return self.config.image_length
-
-    @property
-    def image_vocab(self) -> int:
-        """See CodeModel."""
-        return self.config.image_vocab
-
-    @property
-    def grid(self) -> int:
-        """See CodeModel."""
-        return self.config.grid
-
-    @property
-    def guidance(self) -> float:
-        """See CodeModel."""
-        return self.config.guidance
 
     @property
     def blank(self) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.models.code_model import Prefill, SequenceCache, in_blocks
+from worker.models.code_model import ConfiguredSizes, Prefill, SequenceCache, in_blocks
 from worker.models.dense import Dense, pack
 from worker.models.errors import ConfigError, RangeError, ShapeError, check_ids, check_shape
 from worker.models.normformer import EPS, GLU, CrossAttention, SelfAttention, Shift, hidden
@@ -98,7 +98,7 @@ class DecoderLayer(nn.Module):
         self.glu = GLU(config.width, config.hidden)
 
 
-class DalleBart(nn.Module):
+class DalleBart(ConfiguredSizes, nn.Module):
     """Captions framed by <s> and </s> (P, T), and codes, to the codes' logits. See code_model.CodeModel."""
 
     def __init__(self, config: DalleBartConfig) -> None:
@@ -116,31 +116,6 @@ class DalleBart(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.code_out = Shift(width)
         self.head = Dense(width, config.image_vocab, bias=False)  # rows beyond the codes are never sampled: left out
-
-    @property
-    def text_length(self) -> int:
-        """See CodeModel."""
-        return self.config.text_length
-
-    @property
-    def image_length(self) -> int:
-        """See CodeModel."""
-        return self.config.grid * self.config.grid
-
-    @property
-    def image_vocab(self) -> int:
-        """See CodeModel."""
-        return self.config.image_vocab
-
-    @property
-    def grid(self) -> int:
-        """See CodeModel."""
-        return self.config.grid
-
-    @property
-    def guidance(self) -> float:
-        """See CodeModel."""
-        return self.config.guidance
 
     @property
     def blank(self) -> Tensor:
