@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import sys
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 BIND = "127.0.0.1"
+SERVER_PORTS = range(12_000, 32_000)  # below Linux's ephemeral ports (32768-60999) and macOS's (49152-65535)
+given_out: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,29 @@ class Credentials:
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` when it can be bound, else any free port on loopback."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((BIND, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+    """`wanted` when it can be bound, else a free port on loopback that this process did not give out before.
+
+    Ports come from below the range that the kernel gives to outgoing connections: one of that range may be
+    taken by anybody's connection between this answer and the server's start.
+    """
+    if wanted and bindable(wanted):
+        return wanted
+    for port in random.SystemRandom().sample(SERVER_PORTS, 200):
+        if port not in given_out and bindable(port):
+            given_out.add(port)
+            return port
     raise OSError("no free port on loopback")
+
+
+def bindable(port: int) -> bool:
+    """Whether a server could listen on this port of loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((BIND, port))
+        except OSError:
+            return False
+    return True
 
 
 def redis_binary() -> str:

@@ -70,10 +70,12 @@ class RunningStack:
         os.kill(self.pids()[name], signal.SIGKILL)
 
     def stop(self, number: int = signal.SIGTERM, within_s: float = 60) -> int:
-        """Signal the supervisor and wait for its end."""
+        """Signal the supervisor and wait for its end; of one that ended only the rest of its output is read."""
+        assert self.child.stdout
         self.child.send_signal(number)
-        output, _ = self.child.communicate(timeout=within_s)
-        self.said.append(output)
+        if not self.child.stdout.closed:
+            output, _ = self.child.communicate(timeout=within_s)
+            self.said.append(output)
         return self.child.returncode
 
     def finished(self, client: httpx.Client, job_id: str, within_s: float) -> dict[str, Any]:

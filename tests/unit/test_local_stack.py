@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
+from deploy.local.servers import free_port
 from deploy.local.stack import Stack, StackOptions
 from shared.settings import Settings
 
@@ -23,3 +25,14 @@ def test_workers_get_the_time_that_their_settings_promise(tmp_path: Path, monkey
 def test_the_runbook_gives_them_as_long() -> None:
     told = re.findall(r"(?:TimeoutStopSec=|terminationGracePeriodSeconds: )(\d+)", RUNBOOK.read_text())
     assert [float(seconds) for seconds in told] == [Settings().stop_within_s] * 2
+
+
+def test_ports_are_no_connections_ports_and_given_out_once() -> None:
+    ports = [free_port() for _ in range(50)]
+    assert len(set(ports)) == 50
+    assert max(ports) < 32_768
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        taken.listen()
+        assert free_port(ports[0]) != ports[0]
+    assert free_port(ports[1]) == ports[1]
