@@ -16,17 +16,7 @@ from api.schemas import JobEnvelope
 from api.wiring import Services
 from shared.errors import Expired, InvalidInput, NotFound
 from shared.jobs import JobRecord, NewJob
-from shared.specs import (
-    GENERATORS,
-    ClassifySpec,
-    DalleSpec,
-    ProbeSpec,
-    RankSpec,
-    Spec,
-    UnclipSpec,
-    VqganClipSpec,
-    parse_spec,
-)
+from shared.specs import GENERATORS, ProbeSpec, Spec, VqganClipSpec, parse_spec, pictures_named
 from shared.storage import image_key
 
 __all__ = ["fingerprint", "job_again", "job_from_request"]
@@ -127,7 +117,7 @@ def _check_models(services: Services, spec: Spec) -> None:
 
 
 def _models_named(spec: Spec) -> list[tuple[str, str]]:
-    named = [("input.model", spec.model)] if not isinstance(spec, ProbeSpec) else []
+    named = [("input.model", str(spec.model))] if hasattr(spec, "model") else []  # a collection's is its own
     if isinstance(spec, VqganClipSpec):
         named += [(f"input.perceptors.{index}", model) for index, model in enumerate(spec.perceptors)]
     return named
@@ -138,7 +128,7 @@ def _models_named(spec: Spec) -> list[tuple[str, str]]:
 
 def _check_pictures(services: Services, tenant: str, spec: Spec) -> None:
     """Refuse pictures this tenant does not have; another tenant's and an unknown one read the same."""
-    fields = _pictures_named(spec)
+    fields = {f"input.{field}": ref for field, ref in pictures_named(spec).items()}
     refs = list(dict.fromkeys(fields.values()))
     if len(refs) <= 2:
         held = {ref: _is_held(services, tenant, ref) for ref in refs}
@@ -158,20 +148,6 @@ def _refuse_pictures(missing: list[str], fields: dict[str, str]) -> NoReturn:
             for field in missing[:20]
         ]
     )  # fmt: skip
-
-
-def _pictures_named(spec: Spec) -> dict[str, str]:
-    """Field path -> picture reference."""
-    if isinstance(spec, RankSpec | ClassifySpec):
-        return {f"input.images.{index}": ref for index, ref in enumerate(spec.images)}
-    if isinstance(spec, DalleSpec):
-        return {"input.image_prefix.image": spec.image_prefix.image} if spec.image_prefix else {}
-    if isinstance(spec, UnclipSpec):
-        return {"input.image": spec.image} if spec.image else {}
-    if isinstance(spec, VqganClipSpec):
-        named = {f"input.prompts.{index}.image": term.image for index, term in enumerate(spec.prompts) if term.image}
-        return {**named, **({"input.init_image": spec.init_image} if spec.init_image else {})}
-    return {}
 
 
 def _is_held(services: Services, tenant: str, ref: str) -> bool:

@@ -25,7 +25,10 @@ __all__ = [
 
 MAX_WAIT_S = 60
 MAX_DEADLINE_S = 7 * 86_400
-Kind = Literal["dalle", "vqgan_clip", "unclip", "rank", "classify", "probe"]  # shared.specs.KINDS, as a type
+Kind = Literal[  # shared.specs.KINDS, as a type
+    "dalle", "vqgan_clip", "unclip", "rank", "classify", "search", "index", "remove", "reembed", "duplicates", "group",
+    "probe",
+]  # fmt: skip
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 Short = Annotated[str, Field(max_length=256)]
 

@@ -11,7 +11,8 @@ DreamqueueError
 ├── QueueFull              queue_full             429  this tenant has too many queued jobs; retryable
 ├── Unavailable            (retryable, 503)
 │   ├── StoreUnavailable        store_unavailable         Redis is down, full or too slow
-│   └── ObjectStoreUnavailable  object_store_unavailable  the S3 endpoint is down or refuses
+│   ├── ObjectStoreUnavailable  object_store_unavailable  the S3 endpoint is down or refuses
+│   └── VectorsUnavailable      vectors_unavailable       the vector index is down, or unfit for several workers
 ├── EngineError            engine_error           a model could not do its work
 │   ├── ModelUnavailable   model_unavailable      no such model in this pool
 │   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
@@ -57,6 +58,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnreadableImage",
+    "VectorsUnavailable",
     "WorkerLost",
     "Yielded",
 ]
@@ -157,6 +159,12 @@ class ObjectStoreUnavailable(Unavailable):
     """The object store is down or refuses."""
 
     code = "object_store_unavailable"
+
+
+class VectorsUnavailable(Unavailable):
+    """The vector index is down, or unfit to be shared."""
+
+    code = "vectors_unavailable"
 
 
 class EngineError(DreamqueueError):

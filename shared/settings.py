@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,37 @@ class Settings(BaseModel):
     event_ttl_s: int = Field(3_600, ge=1, description="a job's event stream outlives its end by this")
     events_max_len: int = Field(1_000, ge=10, description="events kept per job; older ones are trimmed")
 
+    # Search
+    vectors_url: str = Field(
+        "",
+        description="where collections' vectors lie: a folder that all workers of a host share, s3://PREFIX in the "
+        "bucket above, or a Qdrant server's http://...; empty: no worker serves collections",
+    )
+    vectors_api_key: str = Field("", description="of a Qdrant server; empty: none")
+    search_pool: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9-]{0,27})?$",
+        description="pool of `search` jobs, so that none waits behind pictures; empty: the same as all others",
+    )
+    search_shards: int = Field(
+        1, ge=1, le=64, description="of search_pool: SEARCH_POOL-0 and so on; each keeps its own collections in memory"
+    )
+    search_cache_bytes: int = Field(
+        2 * 2**30, ge=0, description="vectors that one worker keeps in memory; the longest unused ones go first"
+    )
+    search_ann_rows: int = Field(
+        500_000, ge=1_000, description="a collection of more rows is searched by an approximate index, on disk"
+    )
+    search_result_ttl_s: int = Field(600, ge=1, description="record of an ended search job goes after this")
+    collect_generated: bool = Field(
+        False, description="generated pictures go to their tenant's collection `generated` unless a job says otherwise"
+    )
+    archive_max_bytes: int = Field(256 * 2**20, ge=1024, description="largest archive of pictures, as sent")
+    fetch_hosts: str = Field(
+        "", description="hosts, comma-separated, whose pictures are fetched though their addresses are private"
+    )
+    fetch_timeout_s: float = Field(10.0, gt=0, description="one picture by URL, redirects included")
+
     # API
     bind: str = Field("127.0.0.1:8000", description="address the API listens on; 0.0.0.0:8000 for all interfaces")
     api_processes: int = Field(2, ge=1, le=256, description="API processes; about one per core")
@@ -84,7 +116,10 @@ class Settings(BaseModel):
         False, description="batches of one shape: a picture is equal to the last bit in any company, at some cost"
     )
     weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
-    kinds: str = Field("dalle,vqgan_clip,unclip,rank,classify,probe", description="kinds this worker serves")
+    kinds: str = Field(
+        "dalle,vqgan_clip,unclip,rank,classify,search,index,remove,reembed,duplicates,group,probe",
+        description="kinds this worker serves",
+    )
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
     drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")
     upload_patience_s: float = Field(
@@ -125,6 +160,15 @@ class Settings(BaseModel):
                 f"must be {3 * self.beat_s:g} at least, not {self.lease_s:g}"
             )
         return self
+
+    def pool_of(self, kind: str, collection: str = "") -> str:
+        """Where a job of `kind` about the collection of that id queues: searches of one collection share a pool, whose
+        workers keep it in memory."""
+        if kind != "search" or not self.search_pool:
+            return self.pool
+        if self.search_shards == 1:
+            return self.search_pool
+        return f"{self.search_pool}-{zlib.crc32(collection.encode()) % self.search_shards}"
 
     @property
     def public_s3_endpoint(self) -> str:

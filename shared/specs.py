@@ -6,19 +6,22 @@ Validation failures are pydantic's; the API turns them into one problem document
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    field_validator,
-    model_validator,
+from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+
+from shared.clip_specs import (
+    GENERATED,
+    ClassifySpec,
+    DuplicatesSpec,
+    GroupSpec,
+    IndexSpec,
+    RankSpec,
+    ReembedSpec,
+    RemoveSpec,
+    SearchSpec,
 )
+from shared.spec_types import MAX_PROMPT_CHARS, Frozen, ImageRef, ModelId, Text
 
 __all__ = [
     "GENERATORS",
@@ -26,53 +29,33 @@ __all__ = [
     "MAX_PROMPT_CHARS",
     "ClassifySpec",
     "DalleSpec",
+    "DuplicatesSpec",
+    "GroupSpec",
     "ImagePrefix",
     "ImageRef",
+    "IndexSpec",
     "ProbeSpec",
     "PromptTerm",
     "RankSpec",
+    "ReembedSpec",
+    "RemoveSpec",
+    "SearchSpec",
     "Spec",
     "UnclipSpec",
     "VqganClipSpec",
     "image_refs",
     "parse_prompt_terms",
     "parse_spec",
+    "pictures_named",
 ]
 
-MAX_PROMPT_CHARS = 1_000  # far above any text tower's context; a longer one is a mistake or an attack
 MAX_SEED = 2**63 - 1
-MAX_IMAGES_IN = 256  # pictures one rank or classify job may name
 
-IMAGE_REF = re.compile(r"^(img_[0-9a-f]{64}|[0-9a-f-]{36}/[a-z0-9][a-z0-9_.-]{0,63})$")
-
-
-def _clean_text(value: Any) -> Any:
-    """NFC; control, surrogate and bidirectional-override characters are refused, not stripped."""
-    if not isinstance(value, str):
-        return value
-    text = unicodedata.normalize("NFC", value).strip()
-    for char in text:
-        if unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069":
-            raise ValueError(f"contains the forbidden character U+{ord(char):04X}")
-    return text
-
-
-Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), BeforeValidator(_clean_text)]
-ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="0 is a seed; left out, one is drawn and echoed")]
-ImageRef = Annotated[
-    str,
-    Field(
-        pattern=IMAGE_REF.pattern,
-        description="`img_<sha256>` of an uploaded picture, or `<job id>/<artifact name>` of a finished job",
-    ),
+Collect = Annotated[
+    bool | None,
+    Field(description=f"put the pictures into your collection `{GENERATED}`, too; left out, as the server is set"),
 ]
-
-
-class Frozen(BaseModel):
-    """Base of all specs: immutable, no unknown fields, no silent coercion between types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class PromptTerm(Frozen):
@@ -136,6 +119,7 @@ class DalleSpec(Frozen):
     top_p: float = Field(default=1.0, gt=0, le=1)
     guidance: float | None = Field(default=None, ge=1, le=32, description="classifier-free guidance; model default")
     seed: Seed | None = None
+    collect: Collect = None
     image_prefix: ImagePrefix | None = None
     preview_every: int = Field(default=16, ge=0, le=4096, description="tokens between previews; 0 for none")
     model: ModelId = "emoji-dalle"
@@ -170,6 +154,7 @@ class VqganClipSpec(Frozen):
     init_weight: float = Field(default=0.0, ge=0, le=10, description="pull back to the initial latent")
     perceptors: list[ModelId] = Field(default=["emoji-clip"], min_length=1, max_length=4)
     seed: Seed | None = None
+    collect: Collect = None
     preview_every: int = Field(default=20, ge=0, le=5000, description="iterations between previews; 0 for none")
     video: bool = Field(default=False, description="also store the previews as an animated WebP, `video.webp`")
     model: ModelId = "emoji-vqgan"
@@ -204,6 +189,7 @@ class UnclipSpec(Frozen):
     decoder_steps: int | None = Field(default=None, ge=1, le=250, description="vector to picture; model default")
     guidance: float | None = Field(default=None, ge=1, le=32, description="of the decoder; model default")
     seed: Seed | None = None
+    collect: Collect = None
     preview_every: int = Field(default=6, ge=0, le=250, description="decoder steps between previews; 0 for none")
     model: ModelId = "emoji-unclip"
 
@@ -220,41 +206,6 @@ class UnclipSpec(Frozen):
         return self
 
 
-class RankSpec(Frozen):
-    """How well each picture fits one prompt: scores and order."""
-
-    kind: Literal["rank"] = "rank"
-    images: list[ImageRef] = Field(min_length=1, max_length=MAX_IMAGES_IN)
-    prompt: Text
-    model: ModelId = "emoji-clip"
-
-
-class ClassifySpec(Frozen):
-    """Zero-shot classification: a probability per label and picture."""
-
-    kind: Literal["classify"] = "classify"
-    images: list[ImageRef] = Field(min_length=1, max_length=MAX_IMAGES_IN)
-    labels: list[Text] = Field(min_length=2, max_length=2000)
-    templates: list[Text] = Field(default=["{}"], min_length=1, max_length=80)
-    top_k: int = Field(default=5, ge=1, le=100, description="labels listed per picture, best first")
-    model: ModelId = "emoji-clip"
-
-    @field_validator("templates")
-    @classmethod
-    def _has_a_place(cls, templates: list[str]) -> list[str]:
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"a template needs exactly one {{}}, got {template!r}")
-        return templates
-
-    @field_validator("labels")
-    @classmethod
-    def _are_distinct(cls, labels: list[str]) -> list[str]:
-        if len(set(labels)) != len(labels):
-            raise ValueError("labels must differ from each other")
-        return labels
-
-
 class ProbeSpec(Frozen):
     """An operator's canary: takes steps, sleeps, writes bytes, or fails on purpose. Touches no device."""
 
@@ -268,10 +219,15 @@ class ProbeSpec(Frozen):
 
 
 Spec = Annotated[
-    DalleSpec | VqganClipSpec | UnclipSpec | RankSpec | ClassifySpec | ProbeSpec, Field(discriminator="kind")
-]
+    DalleSpec | VqganClipSpec | UnclipSpec | RankSpec | ClassifySpec | SearchSpec | IndexSpec | RemoveSpec
+    | ReembedSpec | DuplicatesSpec | GroupSpec | ProbeSpec,
+    Field(discriminator="kind"),
+]  # fmt: skip
 
-KINDS: tuple[str, ...] = ("dalle", "vqgan_clip", "unclip", "rank", "classify", "probe")
+KINDS: tuple[str, ...] = (
+    "dalle", "vqgan_clip", "unclip", "rank", "classify", "search", "index", "remove", "reembed", "duplicates", "group",
+    "probe",
+)  # fmt: skip
 GENERATORS: frozenset[str] = frozenset({"dalle", "vqgan_clip", "unclip"})  # kinds that make pictures from a seed
 
 _ADAPTER: TypeAdapter[Spec] = TypeAdapter(Spec)
@@ -282,17 +238,24 @@ def parse_spec(kind: str, input_: dict[str, Any]) -> Spec:
     return _ADAPTER.validate_python({**input_, "kind": kind})
 
 
+def pictures_named(spec: Spec) -> dict[str, str]:
+    """Field path -> picture, of all that must be there and readable before the job can start. An index job's pictures
+    are not among them: one that is missing is an error of its own."""
+    if isinstance(spec, RankSpec | ClassifySpec):
+        return {f"images.{index}": ref for index, ref in enumerate(spec.images)}
+    if isinstance(spec, DalleSpec):
+        return {"image_prefix.image": spec.image_prefix.image} if spec.image_prefix else {}
+    if isinstance(spec, UnclipSpec):
+        return {"image": spec.image} if spec.image else {}
+    if isinstance(spec, VqganClipSpec):
+        named = {f"prompts.{index}.image": term.image for index, term in enumerate(spec.prompts) if term.image}
+        return {**named, **({"init_image": spec.init_image} if spec.init_image else {})}
+    if isinstance(spec, SearchSpec):
+        named = {f"terms.{index}.image": term.image for index, term in enumerate(spec.terms) if term.image}
+        return {**({"image": spec.image} if spec.image else {}), **named}
+    return {}
+
+
 def image_refs(spec: Spec) -> list[str]:
     """Every picture the spec names, in order, each once."""
-    refs: list[str] = []
-    if isinstance(spec, RankSpec | ClassifySpec):
-        refs.extend(spec.images)
-    elif isinstance(spec, DalleSpec) and spec.image_prefix:
-        refs.append(spec.image_prefix.image)
-    elif isinstance(spec, UnclipSpec) and spec.image:
-        refs.append(spec.image)
-    elif isinstance(spec, VqganClipSpec):
-        refs.extend(term.image for term in spec.prompts if term.image)
-        if spec.init_image:
-            refs.append(spec.init_image)
-    return list(dict.fromkeys(refs))
+    return list(dict.fromkeys(pictures_named(spec).values()))

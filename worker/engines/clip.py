@@ -54,7 +54,7 @@ class ClipEngine:
         )
 
     def _rank(self, spec: RankSpec, task: Task, monitor: Monitor) -> dict[str, Any]:
-        text = self._embedder.texts(spec.model, [spec.prompt])
+        text = self._embedder.texts(spec.model, spec.all_prompts)
         scores = (self._images(spec.model, task, spec.images, monitor) @ text[0]).tolist()
         order = sorted(range(len(scores)), key=lambda number: -scores[number])
         return {

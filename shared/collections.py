@@ -1,0 +1,208 @@
+"""Which collections there are and what they hold, by tenant. The vectors lie elsewhere (worker/vectors); this record
+says in which table, made by which model, and how often it changed.
+
+Every method of CollectionStore raises StoreUnavailable when Redis is down, full or too slow.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import redis
+
+from shared.connection import guarded
+from shared.errors import Conflict, InvalidInput, NotFound
+from shared.filters import MAX_FIELDS_OF_TYPE, FieldType
+from shared.lua import Scripts
+from shared.settings import Settings
+
+__all__ = ["MAX_COLLECTIONS", "Collection", "CollectionStore", "Column"]
+
+MAX_COLLECTIONS = 1_000  # of one tenant
+DROPPED = "dq:dropped"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a metadata field lies in a table: the `slot`-th column of strings, or of numbers and booleans."""
+
+    type: FieldType
+    slot: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection as stored. `id` is another one after it was deleted and made again."""
+
+    tenant: str
+    name: str
+    id: str
+    table: str  # where its vectors lie
+    model: str  # the CLIP that sees its pictures
+    fingerprint: str  # sha256 of that model's weights; empty until the first picture is in
+    width: int  # of a vector; 0 until then
+    rows: int
+    bytes: int
+    version: int  # of the table, when `rows` and `bytes` were taken
+    changes: int  # grows with each write; caches follow it
+    created_at_ms: int
+    changed_at_ms: int
+    description: str = ""
+    next_table: str = ""  # where a re-embedding puts its vectors
+    columns: Mapping[str, Column] = field(default_factory=dict)  # by metadata field
+
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """Metadata fields and their types."""
+        return {name: column.type for name, column in self.columns.items()}
+
+
+class CollectionStore:
+    """Thread-safe."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._scripts = Scripts(client, settings)
+
+    @guarded
+    def create(
+        self, tenant: str, name: str, model: str, *, fingerprint: str = "", description: str = ""
+    ) -> tuple[Collection, bool]:
+        """The collection, and whether it is new. Raises Conflict where it exists with another model, InvalidInput where
+        the tenant has too many."""
+        made = self._scripts.run(
+            "collection_create", tenant, name, uuid.uuid4().hex, _table(), model, fingerprint, description,
+            MAX_COLLECTIONS,
+        )  # fmt: skip
+        if made == "full":
+            raise InvalidInput("you have too many collections", field="name", limit=f"{MAX_COLLECTIONS} collections")
+        found = self.get(tenant, name)
+        if found.model != model:
+            raise Conflict(f"the collection {name} exists, with the model {found.model}")
+        return found, made == "created"
+
+    @guarded
+    def get(self, tenant: str, name: str) -> Collection:
+        """Raises NotFound: unknown, or another tenant's."""
+        raw = cast("dict[str, str]", self._redis.hgetall(f"dq:collection:{tenant}:{name}"))
+        if not raw:
+            raise NotFound(f"no collection {name}")
+        return _collection(tenant, name, raw)
+
+    @guarded
+    def all(self, tenant: str) -> list[Collection]:
+        """The tenant's, oldest first."""
+        names = cast("list[str]", self._redis.zrange(f"dq:collections:{tenant}", 0, -1))
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(f"dq:collection:{tenant}:{name}")
+        found = zip(names, cast("list[dict[str, str]]", pipe.execute()), strict=True)
+        return [_collection(tenant, name, raw) for name, raw in found if raw]
+
+    @guarded
+    def bind(self, collection: Collection, fingerprint: str, width: int, fields: Mapping[str, FieldType]) -> Collection:
+        """Settle what vectors and metadata it holds, before they are written; as it is then. Raises NotFound where it
+        was deleted, Conflict where it holds another model's vectors, InvalidInput for a field of another type."""
+        code, *rest = self._scripts.run(
+            "collection_bind", collection.tenant, collection.name, collection.id, fingerprint, width,
+            json.dumps(dict(fields)), MAX_FIELDS_OF_TYPE,
+        )  # fmt: skip
+        if code == "gone":
+            raise NotFound(f"the collection {collection.name} was deleted")
+        if code == "model":
+            raise Conflict(
+                f"the collection {collection.name} holds vectors of {collection.model} with other weights than this "
+                "worker's; re-embed it"
+            )
+        if code == "type":
+            raise InvalidInput(
+                f"the metadata field {rest[0]} holds a {rest[1]} in this collection", field=f"metadata.{rest[0]}",
+                limit=f"a {rest[1]}",
+            )  # fmt: skip
+        if code == "fields":
+            raise InvalidInput(
+                f"the collection has no room for the metadata field {rest[0]}", field=f"metadata.{rest[0]}",
+                limit=f"{MAX_FIELDS_OF_TYPE} fields of strings, as many of numbers and booleans",
+            )  # fmt: skip
+        return self.get(collection.tenant, collection.name)
+
+    @guarded
+    def note(self, collection: Collection, *, version: int, rows: int, bytes_: int) -> None:
+        """Its table was written. Raises NotFound where it was deleted meanwhile, Conflict where it has another table
+        now: what was written must be written again, there."""
+        said = self._scripts.run(
+            "collection_note", collection.tenant, collection.name, collection.table, version, rows, bytes_
+        )
+        if said == "gone":
+            raise NotFound(f"the collection {collection.name} was deleted")
+        if said == "moved":
+            raise Conflict(f"the collection {collection.name} was re-embedded meanwhile")
+
+    @guarded
+    def prepare(self, collection: Collection, table: str) -> None:
+        """Name the table of a re-embedding, which then belongs to the collection. Raises NotFound."""
+        if self._scripts.run("collection_prepare", collection.tenant, collection.name, collection.id, table) == "gone":
+            raise NotFound(f"the collection {collection.name} was deleted")
+
+    @guarded
+    def switch(
+        self, seen: Collection, table: str, *, model: str, fingerprint: str, width: int, version: int, rows: int,
+        bytes_: int,
+    ) -> bool:  # fmt: skip
+        """Make `table` the collection's; False where it has changed since it was `seen`. Raises NotFound where it was
+        deleted, or another re-embedding took over."""
+        said = self._scripts.run(
+            "collection_switch", seen.tenant, seen.name, seen.id, table, seen.changes, model, fingerprint, width,
+            version, rows, bytes_,
+        )  # fmt: skip
+        if said == "gone":
+            raise NotFound(f"the collection {seen.name} was deleted, or is re-embedded by another job")
+        return bool(said == "ok")
+
+    @guarded
+    def delete(self, tenant: str, name: str) -> None:
+        """Gone at once. Raises NotFound."""
+        if not self._scripts.run("collection_delete", tenant, name):
+            raise NotFound(f"no collection {name}")
+
+    @guarded
+    def dropped(self, older_than_s: float) -> list[str]:
+        """Tables that belong to nothing any more, since that long."""
+        seconds, _ = self._redis.time()
+        until = (seconds - older_than_s) * 1000
+        return cast("list[str]", self._redis.zrange(DROPPED, "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
+
+    @guarded
+    def forget(self, table: str) -> None:
+        """A dropped table is no more."""
+        self._redis.zrem(DROPPED, table)
+
+
+def _table() -> str:
+    return f"c{uuid.uuid4().hex}"
+
+
+def _collection(tenant: str, name: str, raw: Mapping[str, str]) -> Collection:
+    fields: dict[str, Any] = json.loads(raw["fields"])
+    return Collection(
+        tenant=tenant,
+        name=name,
+        id=raw["id"],
+        table=raw["table"],
+        model=raw["model"],
+        fingerprint=raw["fingerprint"],
+        width=int(raw["width"]),
+        rows=int(raw["rows"]),
+        bytes=int(raw["bytes"]),
+        version=int(raw["version"]),
+        changes=int(raw["changes"]),
+        created_at_ms=int(raw["created_at"]),
+        changed_at_ms=int(raw["changed_at"]),
+        description=raw["description"],
+        next_table=raw["next_table"],
+        columns={field: Column(type_, slot) for field, (type_, slot) in fields.items()},
+    )

@@ -1,0 +1,14 @@
+-- A collection is gone at once; its tables are dropped by a worker.
+--   dq:collection:{tenant}:{name} hash  deleted        dq:collections:{tenant} zset        dq:dropped zset  its tables
+-- ARGV 2 tenant  3 name
+-- Returns 1, or 0 when there is none
+even_when_full()
+local tenant, name = ARGV[2], ARGV[3]
+local key = 'dq:collection:' .. tenant .. ':' .. name
+local held, pending = unpack(redis.call('HMGET', key, 'table', 'next_table'))
+if not held then return 0 end
+redis.call('ZADD', 'dq:dropped', now, held)
+if pending ~= '' then redis.call('ZADD', 'dq:dropped', now, pending) end
+redis.call('DEL', key)
+redis.call('ZREM', 'dq:collections:' .. tenant, name)
+return 1

@@ -1,0 +1,42 @@
+"""What specs are made of: the base they share, and the texts, references and names that several kinds take."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = ["IMAGE_REF", "MAX_PROMPT_CHARS", "Frozen", "ImageRef", "ModelId", "Text"]
+
+MAX_PROMPT_CHARS = 1_000  # far above any text tower's context; a longer one is a mistake or an attack
+IMAGE_REF = re.compile(r"^(img_[0-9a-f]{64}|[0-9a-f-]{36}/[a-z0-9][a-z0-9_.-]{0,63})$")
+
+
+def _clean_text(value: Any) -> Any:
+    """NFC; control, surrogate and bidirectional-override characters are refused, not stripped."""
+    if not isinstance(value, str):
+        return value
+    text = unicodedata.normalize("NFC", value).strip()
+    for char in text:
+        if unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069":
+            raise ValueError(f"contains the forbidden character U+{ord(char):04X}")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), BeforeValidator(_clean_text)]
+ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ImageRef = Annotated[
+    str,
+    Field(
+        pattern=IMAGE_REF.pattern,
+        description="`img_<sha256>` of an uploaded picture, or `<job id>/<artifact name>` of a finished job",
+    ),
+]
+
+
+class Frozen(BaseModel):
+    """Base of all specs: immutable, no unknown fields, no silent coercion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
