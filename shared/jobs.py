@@ -64,6 +64,7 @@ class NewJob:
     retry_of: str | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""  # sha256 of the request body: same key and same fingerprint is the same job
+    result_ttl_s: float | None = None  # how long its record outlives its end; as in the settings if left out
 
 
 @dataclass(frozen=True)

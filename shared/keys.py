@@ -30,6 +30,9 @@
 | dq:workers               | zset    | worker names; score = last beat | swept by the reaper |
 | dq:nudge:{worker}        | pub/sub channel | `{tenant}:{id}` to cancel, `pause {tenant}:{id}` to give back | - |
 | dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |
+| dq:collection:{tenant}:{name} | hash | one Collection (shared/collections.py) | deleted |
+| dq:collections:{tenant}  | zset    | names of collections; score = created_at | empty |
+| dq:dropped               | zset    | tables of deleted or re-embedded collections; score = since when | a worker |
 | dq:bell:{pool}           | list    | doorbells, in Celery's wire form; kombu pops them | empty |
 """
 

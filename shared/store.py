@@ -84,6 +84,7 @@ class JobStore(FleetStore):
             job.retry_of or "",
             job.idempotency_key or "",
             job.fingerprint,
+            "" if job.result_ttl_s is None else int(job.result_ttl_s * 1000),
         )
         if code == "conflict":
             raise Conflict(f"job {job_id} was accepted before with other content")
@@ -227,8 +228,10 @@ class JobStore(FleetStore):
         timings: dict[str, float],
         *,
         state: JobState = JobState.SUCCEEDED,
+        follow_up: NewJob | None = None,
     ) -> JobState:
-        """End the job with its result, once. Returns CANCELLED where a cancel came first. Raises LeaseLost."""
+        """End the job with its result, once, and where it succeeded accept the job of the same tenant that follows from
+        it, above any quota. Returns CANCELLED where a cancel came first. Raises LeaseLost."""
         return self._settled(
             self._run(
                 "commit",
@@ -237,6 +240,7 @@ class JobStore(FleetStore):
                 state.value,
                 json.dumps(result),
                 json.dumps(timings),
+                _following(follow_up),
             )
         )
 
@@ -323,6 +327,23 @@ class JobStore(FleetStore):
         """Redis' clock."""
         seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _following(job: NewJob | None) -> str:
+    if job is None:
+        return ""
+    return json.dumps(
+        {
+            "id": job.id,
+            "pool": job.pool,
+            "kind": job.kind,
+            "spec": json.dumps(job.spec),
+            "priority": job.priority,
+            "offset_ms": PRIORITIES[job.priority],
+            "metadata": json.dumps(job.metadata),
+            "fingerprint": job.fingerprint,
+        }
+    )
 
 
 def _claim(reply: list[Any]) -> Claim:

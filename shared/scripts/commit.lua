@@ -1,7 +1,8 @@
 -- The result, once: only from the attempt that owns the job. After an acknowledged cancel it ends cancelled,
--- and keeps the pictures that were finished.
+-- and keeps the pictures that were finished. A job that follows from this one is accepted in the same step.
 --   dq:job:{ref} hash  result, timings, final state        dq:pace:{pool} hash  average run time of the kind
 -- ARGV 2 ref  3 attempt  4 'succeeded' or 'cancelled'  5 result JSON  6 timings JSON
+--      7 the following job: '', or JSON {id, pool, kind, spec, priority, offset_ms, metadata, fingerprint}
 -- Returns the state reached, or 'lost'
 even_when_full()
 local ref = ARGV[2]
@@ -12,6 +13,11 @@ redis.call('HSET', key, 'result', ARGV[5], 'timings', ARGV[6])
 close_attempt(ref, state, nil)
 finish(ref, state, nil)
 if state == 'succeeded' then
+  if ARGV[7] ~= '' then
+    local job = cjson.decode(ARGV[7])
+    job.deadline_ms, job.retry_of, job.ttl_ms = '', '', ''
+    accept((split(ref)) .. ':' .. job.id, job)
+  end
   local pool, kind, claimed_at = unpack(redis.call('HMGET', key, 'pool', 'kind', 'claimed_at'))
   local took_s = (now - tonumber(claimed_at)) / 1000
   local mean_s = tonumber(redis.call('HGET', 'dq:pace:' .. pool, kind) or tostring(took_s))

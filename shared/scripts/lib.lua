@@ -71,6 +71,25 @@ end
 -- A job under which so many workers died gets its next one to itself; if that dies too, the job was it.
 local function is_suspect(losses) return tonumber(losses) >= conf.max_losses - 1 end
 
+-- A new job: its record, its place in its tenant's line, and a doorbell.
+local function accept(ref, job)
+  local tenant, id = split(ref)
+  local rank = now + tonumber(job.offset_ms)
+  local deadline = job.deadline_ms ~= '' and string.format('%.0f', now + tonumber(job.deadline_ms)) or ''
+  redis.call('HSET', job_key(ref), 'id', id, 'tenant', tenant, 'kind', job.kind, 'pool', job.pool, 'spec', job.spec,
+    'state', 'queued', 'priority', job.priority, 'rank', string.format('%.0f', rank), 'attempt', 0, 'failures', 0,
+    'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', job.metadata,
+    'retry_of', job.retry_of, 'fingerprint', job.fingerprint)
+  if job.ttl_ms ~= '' then redis.call('HSET', job_key(ref), 'ttl', job.ttl_ms) end
+  redis.call('ZADD', 'dq:jobs:' .. tenant, now, id)
+  redis.call('SADD', 'dq:pools', job.pool)
+  if deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
+  enqueue(job.pool, ref, rank)
+  count(job.kind, 'accepted')
+  emit(ref, 'queued', '{"state":"queued"}')
+  ring(job.pool)
+end
+
 -- Where a queued job waits: held while its caller pauses it, among the suspects, or in its tenant's line.
 local function place(ref)
   local pool, rank, losses, paused = unpack(redis.call('HMGET', job_key(ref), 'pool', 'rank', 'losses', 'paused'))
@@ -123,19 +142,20 @@ end
 -- The one door to a final state: finished_at and expires_at are set with it, every set forgets the job.
 local function finish(ref, state, err)
   local key = job_key(ref)
-  local kind = redis.call('HGET', key, 'kind')
-  redis.call('HSET', key, 'state', state, 'finished_at', now, 'expires_at', now + conf.result_ttl_ms, 'due_at', '')
+  local kind, ttl = unpack(redis.call('HMGET', key, 'kind', 'ttl'))
+  local expires_at = string.format('%.0f', now + (tonumber(ttl) or conf.result_ttl_ms))
+  redis.call('HSET', key, 'state', state, 'finished_at', now, 'expires_at', expires_at, 'due_at', '')
   redis.call('HDEL', key, 'paused')
   redis.call('HDEL', key, 'snapshot')
   if err and err ~= '' then redis.call('HSET', key, 'error', err) end
   let_go(ref)
   redis.call('ZREM', 'dq:deadlines', ref)
-  redis.call('ZADD', 'dq:expiry', now + conf.result_ttl_ms, ref)
+  redis.call('ZADD', 'dq:expiry', expires_at, ref)
   count(kind, state)
   local data = '{"state":"' .. state .. '"'
   if err and err ~= '' then data = data .. ',"error":' .. err end
   emit(ref, 'finished', data .. '}')
-  redis.call('PEXPIRE', 'dq:events:' .. ref, conf.event_ttl_ms)
+  redis.call('PEXPIRE', 'dq:events:' .. ref, math.min(conf.event_ttl_ms, tonumber(ttl) or conf.event_ttl_ms))
 end
 
 -- A running job is queued again, not before `due` ('': at once); its deadline counts in the queue once more.

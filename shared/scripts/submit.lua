@@ -2,7 +2,7 @@
 --   dq:job:{ref} hash  written        dq:ready, dq:turn  the job's place       dq:bell  one doorbell
 --   dq:idem:{tenant}:{key} string     dq:jobs:{tenant} zset, dq:deadlines zset
 -- ARGV 2 tenant  3 id  4 pool  5 kind  6 spec  7 priority  8 rank offset ms  9 deadline ms from now or ''
---      10 metadata  11 retry_of or ''  12 idempotency key or ''  13 fingerprint
+--      10 metadata  11 retry_of or ''  12 idempotency key or ''  13 fingerprint  14 retention ms after its end or ''
 -- Returns {'created'|'duplicate'|'conflict'|'full', id}
 local tenant, id, pool, kind = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ref = tenant .. ':' .. id
@@ -21,18 +21,7 @@ if known then return {known == ARGV[13] and 'duplicate' or 'conflict', id} end
 if redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) then return {'conflict', id} end
 if tonumber(redis.call('GET', 'dq:queued:' .. tenant) or '0') >= conf.max_queued then return {'full', id} end
 
-local rank = now + tonumber(ARGV[8])
-local deadline = ARGV[9] ~= '' and string.format('%.0f', now + tonumber(ARGV[9])) or ''
-redis.call('HSET', job_key(ref), 'id', id, 'tenant', tenant, 'kind', kind, 'pool', pool, 'spec', ARGV[6],
-  'state', 'queued', 'priority', ARGV[7], 'rank', string.format('%.0f', rank), 'attempt', 0, 'failures', 0,
-  'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', ARGV[10],
-  'retry_of', ARGV[11], 'fingerprint', ARGV[13])
-redis.call('ZADD', 'dq:jobs:' .. tenant, now, id)
-redis.call('SADD', 'dq:pools', pool)
-if deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
+accept(ref, {pool = pool, kind = kind, spec = ARGV[6], priority = ARGV[7], offset_ms = ARGV[8], deadline_ms = ARGV[9],
+  metadata = ARGV[10], retry_of = ARGV[11], fingerprint = ARGV[13], ttl_ms = ARGV[14]})
 if ARGV[12] ~= '' then redis.call('SET', idem, ARGV[13] .. ':' .. id, 'PX', conf.idempotency_ttl_ms) end
-enqueue(pool, ref, rank)
-count(kind, 'accepted')
-emit(ref, 'queued', '{"state":"queued"}')
-ring(pool)
 return {'created', id}

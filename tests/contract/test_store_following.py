@@ -1,0 +1,61 @@
+"""A job that follows from another, and jobs with a retention of their own."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from shared.errors import LeaseLost, NotFound
+from shared.jobs import JobState, NewJob
+from shared.store import JobStore
+from tests.support.polling import eventually
+
+
+def new_job(tenant: str, pool: str, **fields: object) -> NewJob:
+    return NewJob(id=str(uuid.uuid4()), tenant=tenant, kind="probe", pool=pool, spec={"kind": "probe"}, **fields)  # type: ignore[arg-type]
+
+
+def test_the_following_job_is_accepted_with_the_commit_and_only_once(store: JobStore, tenant: str, pool: str) -> None:
+    first, second = new_job(tenant, pool), new_job(tenant, pool, priority="low", metadata={"a": "b"})
+    store.submit(first)
+    claim = store.claim(pool, "w")
+    assert claim is not None
+    assert store.commit(claim, {}, {}, follow_up=second) is JobState.SUCCEEDED
+    with pytest.raises(LeaseLost):
+        store.commit(claim, {}, {}, follow_up=new_job(tenant, pool))
+    record = store.get(tenant, second.id)
+    assert (record.state, record.priority, record.metadata, record.spec) == (
+        JobState.QUEUED, "low", {"a": "b"}, {"kind": "probe"},
+    )  # fmt: skip
+    following = store.claim(pool, "w")
+    assert following is not None
+    assert following.id == second.id
+    assert store.claim(pool, "w") is None
+
+
+def test_nothing_follows_from_a_cancelled_job(store: JobStore, tenant: str, pool: str) -> None:
+    first, second = new_job(tenant, pool), new_job(tenant, pool)
+    store.submit(first)
+    claim = store.claim(pool, "w")
+    assert claim is not None
+    store.cancel(tenant, first.id)
+    assert store.commit(claim, {}, {}, follow_up=second) is JobState.CANCELLED
+    with pytest.raises(NotFound):
+        store.get(tenant, second.id)
+
+
+def test_a_retention_of_its_own_leaves_nothing(store: JobStore, tenant: str, pool: str) -> None:
+    job = new_job(tenant, pool, result_ttl_s=0.05)
+    store.submit(job)
+    claim = store.claim(pool, "w")
+    assert claim is not None
+    store.commit(claim, {"x": 1}, {})
+    record = store.get(tenant, job.id)
+    assert record.expires_at_ms is not None
+    assert record.finished_at_ms is not None
+    assert record.expires_at_ms - record.finished_at_ms == 50
+    eventually(lambda: (tenant, job.id) in store.due_for_expiry(), within_s=5, what="the job's end of retention")
+    store.forget(tenant, job.id)
+    with pytest.raises(NotFound):
+        store.get(tenant, job.id)
