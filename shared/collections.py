@@ -16,7 +16,7 @@ import redis
 
 from shared.connection import guarded
 from shared.errors import Conflict, InvalidInput, NotFound
-from shared.filters import MAX_FIELDS_OF_TYPE, FieldType
+from shared.filters import MAX_FIELDS_OF_TYPE, Column, FieldType
 from shared.lua import Scripts
 from shared.settings import Settings
 
@@ -24,14 +24,6 @@ __all__ = ["MAX_COLLECTIONS", "Collection", "CollectionStore", "Column"]
 
 MAX_COLLECTIONS = 1_000  # of one tenant
 DROPPED = "dq:dropped"
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where a metadata field lies in a table: the `slot`-th column of strings, or of numbers and booleans."""
-
-    type: FieldType
-    slot: int
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 Two-valued: a row without the field matches no comparison, so it matches every `not` of one, and every `ne`.
 Three implementations must agree on that (worker/vectors): columns in memory, LanceDB's SQL, Qdrant's filters.
+A value of another type than the field's is like no value at all: equal to nothing, in no range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
@@ -15,7 +17,7 @@ from shared.errors import InvalidInput
 from shared.spec_types import Frozen
 
 __all__ = [
-    "MAX_FIELDS_OF_TYPE", "And", "Condition", "FieldName", "FieldType", "Filter", "Not", "Or", "Value", "check_filter",
+    "MAX_FIELDS_OF_TYPE", "And", "AnyFilter", "Column", "Condition", "FieldName", "FieldType", "Filter", "Not", "Or", "Value", "check_filter",
     "conditions", "type_of",
 ]  # fmt: skip
 
@@ -27,7 +29,23 @@ MAX_FIELDS_OF_TYPE = 16  # strings; as many numbers and booleans together: a tab
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 FieldType = Literal["string", "number", "boolean"]
 Number = Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)]  # all integers in it are exact
-Value = Annotated[str, Field(max_length=1_000)] | Annotated[bool, Strict()] | Number
+
+
+def _storable(text: str) -> str:
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("contains U+0000 or half a surrogate pair, which no index can hold")
+    return text
+
+
+Value = Annotated[str, Field(max_length=1_000), AfterValidator(_storable)] | Annotated[bool, Strict()] | Number
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a metadata field lies in a table: the `slot`-th column of strings, or of numbers and booleans."""
+
+    type: FieldType
+    slot: int
 
 
 class Condition(Frozen):
