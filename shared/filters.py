@@ -17,8 +17,8 @@ from shared.errors import InvalidInput
 from shared.spec_types import Frozen
 
 __all__ = [
-    "MAX_FIELDS_OF_TYPE", "And", "AnyFilter", "Column", "Condition", "FieldName", "FieldType", "Filter", "Not", "Or", "Value", "check_filter",
-    "conditions", "type_of",
+    "MAX_FIELDS_OF_TYPE", "And", "AnyFilter", "Column", "Condition", "FieldName", "FieldType", "Filter", "Not", "Or",
+    "Value", "check_filter", "conditions", "type_of",
 ]  # fmt: skip
 
 MAX_CONDITIONS = 64
