@@ -3,6 +3,7 @@
 Keys are built here, from ids only:
     {tenant}/images/{sha256}                        an uploaded picture
     {tenant}/jobs/{job id}/a{attempt}/{name}        an artifact; each attempt writes to a place of its own
+    {tenant}/jobs/{job id}/input/{name}             what was sent along with the job: an archive of pictures
     {tenant}/jobs/{job id}/snapshots/{attempt}-{step}   what an unfinished run has reached; gone when it has ended
 """
 
@@ -12,7 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 from botocore.config import Config
@@ -21,7 +22,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from shared.errors import NotFound, ObjectStoreUnavailable
 from shared.settings import Settings
 
-__all__ = ["ObjectStore", "StoredObject", "artifact_key", "image_key", "job_prefix", "snapshot_key", "snapshot_prefix"]
+__all__ = [
+    "ObjectStore", "StoredObject", "artifact_key", "image_key", "input_key", "job_prefix", "snapshot_key",
+    "snapshot_prefix",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ def job_prefix(tenant: str, job_id: str) -> str:
 def artifact_key(tenant: str, job_id: str, attempt: int, name: str) -> str:
     """Where one attempt puts the artifact `name`."""
     return f"{job_prefix(tenant, job_id)}a{attempt}/{name}"
+
+
+def input_key(tenant: str, ref: str) -> str:
+    """Where that lies which a spec names as `<job id>/<name>`: it was sent along with that job."""
+    job_id, _, name = ref.partition("/")
+    return f"{job_prefix(tenant, job_id)}input/{name}"
 
 
 def snapshot_prefix(tenant: str, job_id: str) -> str:
@@ -110,6 +120,23 @@ class ObjectStore:
         if reply.get("ETag", "").strip('"') != md5 and not self._holds(key, body):  # not every store's ETag is an MD5
             raise ObjectStoreUnavailable(f"the object store holds something else under {key} than was sent")
         return StoredObject(key, len(body), sha256, content_type)
+
+    def put_file(self, key: str, file: BinaryIO, content_type: str) -> StoredObject:
+        """Store all of a file without holding it in memory; otherwise as put()."""
+        sha256, size = hashlib.sha256(), 0
+        file.seek(0)
+        while piece := file.read(1024 * 1024):
+            sha256.update(piece)
+            size += len(piece)
+        file.seek(0)
+        with _translated(key):
+            self._client.put_object(
+                Bucket=self.bucket, Key=key, Body=file, ContentType=content_type,
+                Metadata={"sha256": sha256.hexdigest()},
+            )  # fmt: skip
+        if (held := self.head(key)).bytes != size:
+            raise ObjectStoreUnavailable(f"the object store holds {held.bytes} bytes under {key}, not {size}")
+        return StoredObject(key, size, sha256.hexdigest(), content_type)
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
