@@ -17,6 +17,7 @@ from shared.collection_records import Collection
 from shared.connection import guarded
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.filters import MAX_FIELDS_OF_TYPE, Column, FieldType
+from shared.keys import split_ref
 from shared.lua import Scripts
 from shared.settings import Settings
 
@@ -24,6 +25,7 @@ __all__ = ["MAX_COLLECTIONS", "Collection", "CollectionStore", "Column"]
 
 MAX_COLLECTIONS = 1_000  # of one tenant
 DROPPED = "dq:dropped"
+UNCOMPACTED = "dq:uncompacted"
 
 
 class CollectionStore:
@@ -140,6 +142,20 @@ class CollectionStore:
         seconds, _ = self._redis.time()
         until = (seconds - older_than_s) * 1000
         return cast("list[str]", self._redis.zrange(DROPPED, "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
+
+    @guarded
+    def take_uncompacted(self, older_than_s: float) -> Collection | None:
+        """A collection whose table many small writes may have left in pieces, since that long; given to one caller."""
+        seconds, _ = self._redis.time()
+        until = (seconds - older_than_s) * 1000
+        for ref in cast("list[str]", self._redis.zrange(UNCOMPACTED, "-inf", until, byscore=True, offset=0, num=10)):  # type: ignore[arg-type]
+            if self._redis.zrem(UNCOMPACTED, ref):
+                tenant, name = split_ref(ref)
+                try:
+                    return self.get(tenant, name)
+                except NotFound:
+                    continue
+        return None
 
     @guarded
     def forget(self, table: str) -> None:

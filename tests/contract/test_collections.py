@@ -107,3 +107,14 @@ def test_a_tenant_has_a_limit(collections: CollectionStore, tenant: str, store: 
     store.redis.zadd(f"dq:collections:{tenant}", {f"x{number}": number for number in range(MAX_COLLECTIONS)})
     with pytest.raises(InvalidInput, match="too many"):
         collections.create(tenant, "one-more", "m")
+
+
+def test_a_collection_to_compact_is_given_to_one(collections: CollectionStore, tenant: str) -> None:
+    made, _ = collections.create(tenant, "c", "m")
+    gone, _ = collections.create(tenant, "gone", "m")
+    for written in (made, gone):
+        collections.note(written, version=1, rows=1, bytes_=1)
+    collections.delete(tenant, "gone")
+    taken = list(iter(lambda: collections.take_uncompacted(-1), None))
+    assert [found.name for found in taken if found.tenant == tenant] == ["c"]
+    assert collections.take_uncompacted(3_600) is None
