@@ -1,4 +1,4 @@
-"""The command group `train`: one command per stage: data, clip, vqgan, dalle, unclip, eval, card, export."""
+"""The command group `train`: one command per stage: data, clip, vqgan, dalle, unclip, eval, card, export, openmoji."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stages(click.Group):
 
 @click.group(cls=Stages)
 def train() -> None:
-    """Make the embedded models again: data, clip, vqgan, dalle, unclip, eval, card, export."""
+    """Make the embedded models again: data, clip, vqgan, dalle, unclip, eval, card, export, openmoji."""
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,3 +265,14 @@ def export(folder: Path, data: Path, out: Path) -> None:
 
     for name, size in export_models(folder, data / "tokenizer.json", out).items():
         click.echo(f"{name:20} {size / 1e6:7.2f} MB")
+
+
+@train.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("deploy/pictures/openmoji.zip"),
+              show_default=True)  # fmt: skip
+def openmoji(data: Path, out: Path) -> None:
+    """Write the archive of pictures that `dreamqueue index --openmoji` puts into a collection."""
+    from worker.training.openmoji import build_archive
+
+    click.echo(f"{build_archive(data, out):,} pictures, {out.stat().st_size / 1e6:.2f} MB: {out}")
