@@ -46,6 +46,7 @@ class VectorTable(Protocol):
     """One collection's vectors by one model. Thread-safe. Raises VectorsUnavailable."""
 
     is_local: bool  # whether its rows are worth keeping in memory here: not where a server answers by itself
+    width: int  # of its vectors
 
     def put(self, rows: Sequence[Row], columns: Columns) -> None:
         """Write rows, replacing those of the same ids; all or nothing."""

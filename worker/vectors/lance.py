@@ -1,0 +1,226 @@
+"""Collections' vectors in LanceDB tables: in a folder that many processes share, or in an S3 bucket.
+
+Each write is one commit, which others' readers see whole or not at all; each read looks for the newest commit. Facts
+and traps: deploy/decisions/0011-vector-index.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.index import BTree, HnswSq
+
+from shared.errors import Conflict, VectorsUnavailable
+from shared.filters import AnyFilter
+from worker.vectors.conditions import as_sql, plan
+from worker.vectors.index import Columns, Found, Int64s, Row, Vectors
+from worker.vectors.lance_faults import insisting, translated
+from worker.vectors.lance_rows import batch_of, fields_of, rows_of, schema_of
+from worker.vectors.revisions import Revisions
+
+__all__ = ["LanceDatabase", "LanceTable"]
+
+IDS_AT_ONCE = 1_000  # in one SQL text, about 75 kB
+OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions older than this go when a table is tidied
+KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
+PROBES = 20  # partitions of the approximate index that a search looks into
+REFINE = 4  # so many times `limit` candidates are ranked by their exact vectors
+
+
+class LanceDatabase:
+    """`uri`: a folder, or s3://bucket/prefix with LanceDB's storage options. Connects at the first use, and is of no
+    use in a process that was forked after it: open another one there. Thread-safe."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self._uri = uri
+        self._options = dict(storage_options) if storage_options else None
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._process = 0
+        self._revisions = Revisions()
+
+    def open(self, table: str, width: int) -> LanceTable:
+        """The table, made when it is not there. Raises Conflict where it has vectors of another width."""
+        connection = self._connected()
+        schema = schema_of(width)
+        with translated(f"opening {table}"):
+            held = insisting(lambda: connection.create_table(table, schema=schema, exist_ok=True))
+            has = held.schema.field("vector").type.list_size
+        if has != width:
+            raise Conflict(f"the table {table} holds vectors of {has} numbers, not {width}")
+        return LanceTable(held, table, width, self._revisions)
+
+    def drop(self, table: str) -> None:
+        """Delete it; a missing one is no error."""
+        connection = self._connected()
+        if table in self.tables():
+            with translated(f"dropping {table}"):
+                connection.drop_table(table, ignore_missing=True)
+
+    def tables(self) -> list[str]:
+        """All there are."""
+        connection = self._connected()
+        names: list[str] = []
+        token = None
+        with translated("listing tables"):
+            while True:
+                page = connection.list_tables(page_token=token, limit=1_000)
+                names += page.tables
+                token = page.page_token
+                if not token or not page.tables:
+                    return names
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._connection is None:
+                with translated(f"opening {self._uri}"):
+                    self._connection = lancedb.connect(
+                        self._uri, storage_options=self._options, read_consistency_interval=timedelta(0)
+                    )
+                self._process = os.getpid()
+            if self._process != os.getpid():
+                raise VectorsUnavailable("the vector index was opened before this process forked; open it anew")
+            return self._connection
+
+
+class LanceTable:
+    """One table. Made by LanceDatabase.open."""
+
+    is_local = True
+
+    def __init__(self, held: Any, name: str, width: int, revisions: Revisions) -> None:
+        self._held = held
+        self._name = name
+        self.width = width
+        self._revisions = revisions
+
+    def put(self, rows: Sequence[Row], columns: Columns) -> None:
+        """Write rows, replacing those of the same ids; all or nothing. Of two rows with one id the last counts.
+        Raises InvalidInput and NonFinite for rows that no table takes."""
+        last = list({row.id: row for row in rows}.values())
+        if not last:
+            return
+        with translated(f"writing to {self._name}"):
+            batch = batch_of(last, self._revisions.draw(len(last)), columns, self.width)
+            insisting(
+                lambda: (
+                    self._held.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+                )
+            )
+
+    def delete(self, ids: Collection[str]) -> int:
+        """Remove rows; how many there were."""
+        return sum(self._delete(_among(chunk)) for chunk in _chunks(ids))
+
+    def delete_where(self, filter_: AnyFilter, columns: Columns) -> int:
+        """Remove what matches; how many there were."""
+        return self._delete(as_sql(plan(filter_, columns)))
+
+    def _delete(self, condition: str) -> int:
+        with translated(f"deleting from {self._name}"):
+            return int(insisting(lambda: self._held.delete(condition)).num_deleted_rows)
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Which of these ids are there."""
+        found: set[str] = set()
+        for chunk in _chunks(ids):
+            with translated(f"reading {self._name}"):
+                found.update(self._held.search().where(_among(chunk)).select(["id"]).to_arrow()["id"].to_pylist())
+        return found
+
+    def get(self, ids: Sequence[str], columns: Columns) -> dict[str, Row]:
+        """Rows by id; missing ones are left out."""
+        return {row.id: row for chunk in _chunks(ids) for row in self._read(columns, _among(chunk))}
+
+    def count(self) -> int:
+        """Rows now."""
+        with translated(f"counting {self._name}"):
+            return int(self._held.count_rows())
+
+    def bytes(self) -> int:
+        """Data and index files of the newest version."""
+        with translated(f"measuring {self._name}"):
+            return int(self._held.stats()["total_bytes"])
+
+    def version(self) -> int:
+        """Of the newest commit."""
+        with translated(f"reading {self._name}"):
+            return int(self._held.version)
+
+    def revisions(self) -> Int64s:
+        """Of all rows."""
+        with translated(f"reading {self._name}"):
+            column = self._held.search().select(["revision"]).to_arrow()["revision"]
+            return np.asarray(column.to_numpy(), dtype=np.int64)
+
+    def scan(self, columns: Columns, *, revisions: Int64s | None = None, batch: int = 8_192) -> Iterator[list[Row]]:
+        """All rows of one version, or those of these revisions that are still there."""
+        if revisions is None:
+            yield from self._batches(columns, None, batch)
+        elif revisions.size:
+            wanted = {int(revision) for revision in revisions}
+            # New rows are close to each other in time: what lies between the first and the last is little more.
+            condition = f"revision >= {revisions.min()} AND revision <= {revisions.max()}"
+            for rows in self._batches(columns, condition, batch):
+                if kept := [row for row in rows if row.revision in wanted]:
+                    yield kept
+
+    def search(self, vector: Vectors, limit: int, columns: Columns, filter_: AnyFilter | None = None) -> list[Found]:
+        """The rows of highest cosine, best first: exact until `optimize` was told that the table is large."""
+        with translated(f"searching {self._name}"):
+            query = self._held.search(np.asarray(vector, np.float32), vector_column_name="vector")
+            query = query.distance_type("cosine").limit(limit).select([*fields_of(columns), "_distance"])
+            query = query.nprobes(PROBES).refine_factor(REFINE)
+            if filter_ is not None:
+                query = query.where(as_sql(plan(filter_, columns)), prefilter=True)
+            found = query.to_arrow()
+            cosines = (1.0 - found["_distance"].to_numpy()).tolist()
+            rows = [row for part in found.to_batches() for row in rows_of(part, columns, self.width)]
+        return [Found(row, cosine) for row, cosine in zip(rows, cosines, strict=True)]
+
+    def optimize(self, *, is_large: bool) -> None:
+        """Join small files, forget versions that nobody reads any more; build or extend the indexes."""
+        with translated(f"tidying {self._name}"):
+            indexed = {column for index in self._held.list_indices() for column in index.columns}
+            if "id" not in indexed and self._held.count_rows() >= KEYED_ROWS:
+                insisting(lambda: self._held.create_index("id", config=BTree()))
+            if is_large and "vector" not in indexed:
+                insisting(lambda: self._held.create_index("vector", config=HnswSq(distance_type="cosine")))
+            insisting(lambda: self._held.optimize(cleanup_older_than=OLD_VERSION))
+
+    def _read(self, columns: Columns, condition: str) -> list[Row]:
+        with translated(f"reading {self._name}"):
+            found = self._held.search().where(condition).select(fields_of(columns)).to_arrow()
+            return [row for part in found.to_batches() for row in rows_of(part, columns, self.width)]
+
+    def _batches(self, columns: Columns, condition: str | None, batch: int) -> Iterator[list[Row]]:
+        with translated(f"reading {self._name}"):
+            query = self._held.search().select(fields_of(columns))
+            if condition is not None:
+                query = query.where(condition)
+            batches = iter(query.to_batches(batch_size=batch))
+        while True:
+            with translated(f"reading {self._name}"):
+                part: pa.RecordBatch | None = next(batches, None)
+                if part is None:
+                    return
+                rows = rows_of(part, columns, self.width)
+            yield rows
+
+
+def _chunks(ids: Collection[str]) -> Iterator[list[str]]:
+    distinct = list(dict.fromkeys(ids))
+    for at in range(0, len(distinct), IDS_AT_ONCE):
+        yield distinct[at : at + IDS_AT_ONCE]
+
+
+def _among(ids: Sequence[str]) -> str:
+    texts = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in ids)
+    return f"id IN ({texts})"
