@@ -20,7 +20,9 @@ from shared.settings import Settings
 
 __all__ = ["RESOURCES", "create_app"]
 
-RESOURCES = ("jobs", "events", "artifacts", "images", "fleet", "node", "pages")  # modules of api.routes, in this order
+RESOURCES = (  # modules of api.routes, in this order
+    "jobs", "events", "artifacts", "images", "collections", "collection_images", "search", "fleet", "node", "pages",
+)  # fmt: skip
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # other ones share a label
 SAFE_HEADERS = {

@@ -58,10 +58,10 @@ def idempotency_key() -> str | None:
     return key
 
 
-def preferred_wait_s() -> float:
-    """`Prefer: wait=N`, at most 60: a preference beyond the limit is not an error (RFC 7240)."""
+def preferred_wait_s() -> float | None:
+    """`Prefer: wait=N`, at most 60: a preference beyond the limit is not an error (RFC 7240). None if not said."""
     found = WAIT.search(request.headers.get("Prefer", ""))
-    return float(min(int(found[1]), MAX_WAIT_S)) if found else 0.0
+    return float(min(int(found[1]), MAX_WAIT_S)) if found else None
 
 
 def last_event_id() -> str | None:

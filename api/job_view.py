@@ -11,7 +11,9 @@ from typing import Any
 
 from shared.jobs import Attempt, JobRecord
 
-__all__ = ["Place", "artifact_url", "job_document", "job_tag", "progress_document", "rfc3339"]
+__all__ = [
+    "Place", "artifact_url", "image_url", "job_document", "job_tag", "progress_document", "result_document", "rfc3339",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,13 @@ def artifact_url(job_id: str, name: str) -> str:
     return f"/v1/jobs/{job_id}/artifacts/{name}"
 
 
+def image_url(image_id: str) -> str:
+    """Of an uploaded picture, or one of a collection."""
+    return f"/v1/images/{image_id}"
+
+
 def job_document(record: JobRecord, place: Place) -> dict[str, Any]:
     """The job's JSON form (schemas.Job)."""
-    url = f"/v1/jobs/{record.id}"
     return {
         "id": record.id,
         "kind": record.kind,
@@ -57,14 +63,29 @@ def job_document(record: JobRecord, place: Place) -> dict[str, Any]:
         "cancel_requested": record.cancel_requested,
         "paused": record.paused,
         "progress": progress_document(record.id, record.progress),
-        "result": _result(record.id, record.result),
+        "result": _result(record),
         "error": record.error,
         "timings": _timings(record),
         "worker": record.worker,
         "metadata": record.metadata,
         "retry_of": record.retry_of,
-        "urls": {"self": url, **{call: f"{url}/{call}" for call in ("cancel", "pause", "resume", "retry", "events")}},
+        "urls": _urls(record.id),
     }
+
+
+def result_document(record: JobRecord) -> dict[str, Any]:
+    """What a succeeded job made, for a caller who asked for that rather than for a job."""
+    return {
+        "job_id": record.id,
+        **(_result(record) or {}),
+        "timings": _timings(record),
+        "urls": _urls(record.id),
+    }
+
+
+def _urls(job_id: str) -> dict[str, str]:
+    url = f"/v1/jobs/{job_id}"
+    return {"self": url, **{call: f"{url}/{call}" for call in ("cancel", "pause", "resume", "retry", "events")}}
 
 
 def job_tag(record: JobRecord, place: Place) -> str:
@@ -98,13 +119,28 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _result(job_id: str, result: dict[str, Any] | None) -> dict[str, Any] | None:
-    if result is None:
+def _result(record: JobRecord) -> dict[str, Any] | None:
+    if record.result is None:
         return None
+    shown = {
+        **record.result,
+        "images": _with_urls(record.id, record.result.get("images") or []),
+        "files": _with_urls(record.id, record.result.get("files") or []),
+    }
+    if record.kind == "search" and "hits" in record.result:
+        shown["hits"] = [_hit(hit) for hit in record.result["hits"]]
+    return shown
+
+
+def _hit(hit: dict[str, Any]) -> dict[str, Any]:
+    """A picture's id is its place; when it came in is told as all times are."""
     return {
-        **result,
-        "images": _with_urls(job_id, result.get("images") or []),
-        "files": _with_urls(job_id, result.get("files") or []),
+        "id": hit["id"],
+        "url": image_url(hit["id"]),
+        "cosine": hit["cosine"],
+        "score": hit["score"],
+        "metadata": hit["metadata"],
+        "added_at": rfc3339(hit["added_at_ms"]),
     }
 
 

@@ -10,7 +10,7 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import schemas
+from api import schemas, search_schemas
 from shared.specs import Spec
 from shared.version import VERSION
 
@@ -27,12 +27,19 @@ SECURITY: dict[str, Any] = {
 }
 REF = "#/components/schemas/{model}"
 HIDDEN_PATHS = ("/ui/{name}", "/docs/{name}")
+PARTS = ("index", "remove", "reembed", "duplicates", "group")  # kinds whose collection a path names
 EXAMPLES: dict[str, dict[str, Any]] = {
     "dalle": {"prompts": ["a red apple"], "n": 16, "keep": 4},
     "vqgan_clip": {"prompts": "a green tree:1 | fog:-0.3", "iterations": 100, "size": [64, 64]},
     "unclip": {"prompts": ["a red apple"], "n": 16, "keep": 4},
     "rank": {"images": ["img_" + "0" * 64], "prompt": "a red apple"},
     "classify": {"images": ["img_" + "0" * 64], "labels": ["an apple", "a pear"]},
+    "search": {"collection": "fruit", "text": "red fruit", "terms": [{"text": "an apple", "weight": -0.5}]},
+    "index": {"collection": "fruit", "images": [{"image": "img_" + "0" * 64, "metadata": {"colour": "red"}}]},
+    "remove": {"collection": "fruit", "filter": {"field": "colour", "eq": "red"}},
+    "reembed": {"collection": "fruit", "model": "emoji-clip"},
+    "duplicates": {"collection": "fruit", "threshold": 0.95},
+    "group": {"collection": "fruit", "k": 8},
     "probe": {"steps": 3},
 }
 
@@ -60,13 +67,22 @@ def _generated(app: OpenAPI) -> dict[str, Any]:
 
 def _examples(operation: dict[str, Any]) -> None:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if content:
+    if content is None:
+        return
+    asked = content["schema"]["$ref"].rpartition("/")[2]
+    if asked == "JobRequest":
         content["examples"] = {kind: {"value": {"kind": kind, "input": example}} for kind, example in EXAMPLES.items()}
+    for kind, example in EXAMPLES.items():
+        if asked == f"{kind.capitalize()}Spec":
+            content["example"] = example
+        elif asked == f"{kind.capitalize()}Input":
+            content["example"] = {field: value for field, value in example.items() if field != "collection"}
 
 
 def _answers() -> dict[str, Any]:
-    models = [model for name in schemas.__all__ if issubclass(model := getattr(schemas, name), schemas.Output)]
-    _, document = models_json_schema([(model, "serialization") for model in models], ref_template=REF)
+    models = [getattr(module, name) for module in (schemas, search_schemas) for name in module.__all__]
+    answers = [model for model in models if issubclass(model, schemas.Output)]
+    _, document = models_json_schema([(model, "serialization") for model in answers], ref_template=REF)
     found: dict[str, Any] = document["$defs"]
     return found
 
@@ -74,7 +90,8 @@ def _answers() -> dict[str, Any]:
 def _requests() -> dict[str, Any]:
     """`JobRequest`: one schema per kind, told apart by `kind`; each `input` is the spec without its own `kind`."""
     specs: list[type[BaseModel]] = list(get_args(get_args(Spec)[0]))
-    _, document = models_json_schema([(spec, "validation") for spec in specs], ref_template=REF)
+    asked: list[type[BaseModel]] = [*specs, search_schemas.CollectionInput]
+    _, document = models_json_schema([(model, "validation") for model in asked], ref_template=REF)
     found: dict[str, Any] = document["$defs"]
     mapping: dict[str, str] = {}
     for spec in specs:
@@ -82,11 +99,22 @@ def _requests() -> dict[str, Any]:
         found[spec.__name__]["properties"].pop("kind")
         found[f"{spec.__name__}Job"] = _envelope(kind, spec.__name__)
         mapping[kind] = REF.format(model=f"{spec.__name__}Job")
+        if kind in PARTS:
+            found[f"{kind.capitalize()}Input"] = _part(found[spec.__name__])
     found["JobRequest"] = {
         "oneOf": [{"$ref": ref} for ref in mapping.values()],
         "discriminator": {"propertyName": "kind", "mapping": mapping},
     }
     return found
+
+
+def _part(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec's schema without the collection, and without archives, which are sent and not named."""
+    part = copy.deepcopy(spec)
+    for field in ("collection", "archive"):
+        part["properties"].pop(field, None)
+    part["required"] = [field for field in part.get("required", []) if field != "collection"]
+    return part
 
 
 def _envelope(kind: str, spec_name: str) -> dict[str, Any]:

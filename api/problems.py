@@ -11,9 +11,12 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from shared.errors import DreamqueueError, Internal, InvalidInput
+from shared.jobs import JobRecord
 from shared.logs import get_logger
 
-__all__ = ["HTTP_CODES", "Rejected", "install_problems", "problem_response", "rejected_by_schema"]
+__all__ = [
+    "HTTP_CODES", "Rejected", "failed_job_response", "install_problems", "problem_response", "rejected_by_schema",
+]  # fmt: skip
 
 log = get_logger(__name__)
 
@@ -27,6 +30,17 @@ HTTP_CODES: dict[int, str] = {  # what HTTP itself refuses, before any of our er
     416: "range_not_satisfiable",
 }
 RETRY_AFTER_S = {429: 5, 503: 2}
+JOB_STATUSES = {  # of a job that ended without a result, by its error's code; a retryable error is always 503
+    "invalid_input": 422,
+    "unreadable_image": 422,
+    "not_found": 404,
+    "expired": 410,
+    "conflict": 409,
+    "cancelled": 409,
+    "deadline_exceeded": 504,
+    "internal": 500,
+}
+OTHER_JOB_STATUS = 502  # the worker, or the model in it, could not do it
 MAX_LISTED = 20  # field errors listed in one problem
 LIMITS = {
     "max_length": "at most {}",
@@ -79,6 +93,16 @@ def problem_response(error: DreamqueueError) -> Response:
     elif isinstance(error, InvalidInput):
         body["errors"] = [{"field": error.field, "message": error.message, "limit": error.limit}]
     return _response(body)
+
+
+def failed_job_response(record: JobRecord) -> Response:
+    """The problem document of a job that ended without a result, for a caller who asked for its result."""
+    error = record.error or {}
+    code = str(error.get("code") or ("deadline_exceeded" if record.state == "expired" else record.state))
+    retryable = bool(error.get("retryable"))
+    status = 503 if retryable else JOB_STATUSES.get(code, OTHER_JOB_STATUS)
+    detail = f"job {record.id}: {error.get('message') or f'it is {record.state}'}"
+    return _response(_document(status, code, detail, retryable))
 
 
 def _document(status: int, code: str, detail: str, retryable: bool) -> dict[str, Any]:

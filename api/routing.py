@@ -38,7 +38,9 @@ DESCRIPTIONS = {
     422: "A field is wrong; `errors` names it and its limit",
     429: "Your queue is full; see Retry-After",
     500: "An error of ours",
+    502: "The job failed: its worker, or the model in it, could not do it",
     503: "A server this one needs does not answer; see Retry-After",
+    504: "The job did not end by its deadline",
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from api.auth import Authenticator, KeyStore
 from api.fleet import Fleet
+from shared.collections import CollectionStore
 from shared.connection import connect
 from shared.events import EventLog
 from shared.settings import Settings
@@ -25,6 +26,7 @@ class Services:
     store: JobStore  # short timeout: a slow Redis is an error within redis_timeout_s
     events: EventLog  # long timeout: its reads block
     objects: ObjectStore
+    collections: CollectionStore
     authenticator: Authenticator
     fleet: Fleet
 
@@ -38,6 +40,7 @@ def build_services(settings: Settings) -> Services:
         store=store,
         events=EventLog(connect(settings, timeout_s=BLOCK_S + settings.redis_timeout_s)),
         objects=ObjectStore(settings),
+        collections=CollectionStore(client, settings),
         authenticator=Authenticator(KeyStore(client), settings.key_cache_s),
         fleet=Fleet(store),
     )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
 
 from flask import Response, request
 
 from api.admission import job_again, job_from_request
-from api.fleet import eta_s
-from api.incoming import JOB_ID, idempotency_key, json_body, known_id, preferred_wait_s
+from api.answers import KEY_HEADER, PREFER_HEADER, job_response, json_response, place_of, submitted_response
+from api.incoming import JOB_ID, idempotency_key, json_body, known_id
 from api.job_view import Place, job_document, job_tag
 from api.routing import Call, Routes, problems
 from api.schemas import Job, JobList, JobQuery, ListQuery
 from api.waiting import await_job
 from shared.errors import Conflict, InvalidInput
-from shared.jobs import JobRecord, JobState, NewJob
+from shared.jobs import JobRecord, JobState
 
 __all__ = ["routes"]
 
@@ -24,23 +22,13 @@ REQUEST_BODY = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}}},
 }
-KEY_HEADER = {
-    "name": "Idempotency-Key", "in": "header", "required": False,
-    "description": "the same key and body again answer with the same job, also after it ended; another body: 409",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
-}  # fmt: skip
-PREFER_HEADER = {
-    "name": "Prefer", "in": "header", "required": False, "example": "wait=20",
-    "description": "`wait=N`: answer when the job has ended, or after N seconds (60 at most)",
-    "schema": {"type": "string"},
-}  # fmt: skip
 MATCH_HEADER = {
     "name": "If-None-Match", "in": "header", "required": False,
     "description": "an ETag of this job: 304 while it has not changed; with `wait`, answers at the first change",
     "schema": {"type": "string"},
 }  # fmt: skip
 ACCEPTED = {202: Job, 200: Job}
-REFUSED = problems(400, 409, 413, 415, 429)
+REFUSED = problems(400, 404, 409, 413, 415, 429)
 
 routes = Routes("jobs", "Give work, follow it, get what it made")
 
@@ -58,7 +46,7 @@ def submit_job(call: Call) -> Response:
     job = job_from_request(
         call.services, call.principal, json_body(), job_id=str(uuid.uuid4()), idempotency_key=idempotency_key()
     )
-    return _submitted(call, job)
+    return submitted_response(call, job)
 
 
 @routes.add(
@@ -73,7 +61,7 @@ def put_job(call: Call, job_id: str) -> Response:
     job_id = job_id.lower()
     if not JOB_ID.match(job_id):
         raise InvalidInput("a job id is a UUID", field="job_id", limit="xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
-    return _submitted(call, job_from_request(call.services, call.principal, json_body(), job_id=job_id))
+    return submitted_response(call, job_from_request(call.services, call.principal, json_body(), job_id=job_id))
 
 
 @routes.add(
@@ -90,10 +78,10 @@ def get_job(call: Call, job_id: str) -> Response:
     def is_done(record: JobRecord) -> bool:
         if record.is_final:
             return True
-        return known_tag is not None and job_tag(record, _place(call, record)) not in known_tag
+        return known_tag is not None and job_tag(record, place_of(call, record)) not in known_tag
 
     record = await_job(call.services, call.tenant, job_id, query.wait, is_done)
-    return _job_response(call, record, known_tag=known_tag)
+    return job_response(call, record, known_tag=known_tag)
 
 
 @routes.add("GET", "/v1/jobs", scope="jobs:read", query=ListQuery, responses={200: JobList})
@@ -108,7 +96,7 @@ def list_jobs(call: Call) -> Response:
         call.tenant, state=query.state, kind=query.kind, cursor=query.cursor, limit=query.limit
     )
     jobs = [job_document(record, Place()) for record in page.jobs]
-    return _json({"jobs": jobs, "next_cursor": page.next_cursor})
+    return json_response({"jobs": jobs, "next_cursor": page.next_cursor})
 
 
 @routes.add(
@@ -123,7 +111,7 @@ def cancel_job(call: Call, job_id: str) -> Response:
     known_id(job_id)
     state = call.services.store.cancel(call.tenant, job_id)
     record = call.services.store.get(call.tenant, job_id)
-    return _job_response(call, record, status=200 if state == JobState.CANCELLED else 202)
+    return job_response(call, record, status=200 if state == JobState.CANCELLED else 202)
 
 
 @routes.add(
@@ -139,7 +127,7 @@ def pause_job(call: Call, job_id: str) -> Response:
     known_id(job_id)
     state = call.services.store.pause(call.tenant, job_id)
     record = call.services.store.get(call.tenant, job_id)
-    return _job_response(call, record, status=200 if state == JobState.QUEUED else 202)
+    return job_response(call, record, status=200 if state == JobState.QUEUED else 202)
 
 
 @routes.add("POST", "/v1/jobs/<job_id>/resume", scope="jobs:write", responses={200: Job, **problems(404, 409, 410)})
@@ -150,7 +138,7 @@ def resume_job(call: Call, job_id: str) -> Response:
     """
     known_id(job_id)
     call.services.store.resume(call.tenant, job_id)
-    return _job_response(call, call.services.store.get(call.tenant, job_id))
+    return job_response(call, call.services.store.get(call.tenant, job_id))
 
 
 @routes.add(
@@ -169,44 +157,4 @@ def retry_job(call: Call, job_id: str) -> Response:
     again = job_again(
         call.services, call.principal, record, job_id=str(uuid.uuid4()), idempotency_key=idempotency_key()
     )
-    return _submitted(call, again)
-
-
-def _submitted(call: Call, job: NewJob) -> Response:
-    submitted = call.services.store.submit(job)
-    wait_s = preferred_wait_s()
-    record = await_job(call.services, call.tenant, submitted.id, wait_s, lambda record: record.is_final)
-    response = _job_response(call, record, status=200 if record.is_final else 202)
-    response.headers["Location"] = f"/v1/jobs/{record.id}"
-    if not submitted.created:
-        response.headers["Idempotent-Replayed"] = "true"
-    if wait_s:
-        response.headers["Preference-Applied"] = f"wait={wait_s:.0f}"
-    return response
-
-
-def _place(call: Call, record: JobRecord) -> Place:
-    if record.is_final:
-        return Place()
-    position = None
-    if record.state == JobState.QUEUED and (found := call.services.store.position(record)):
-        position = found[0]
-    pool = call.services.fleet.pool(record.pool)
-    return Place(position, eta_s(record, pool, position, int(time.time() * 1000)))
-
-
-def _job_response(call: Call, record: JobRecord, *, status: int = 200, known_tag: str | None = None) -> Response:
-    place = _place(call, record)
-    tag = job_tag(record, place)
-    if known_tag is not None and (tag in known_tag or known_tag.strip() == "*"):
-        return Response(status=304, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
-    response = _json(job_document(record, place), status)
-    response.headers["ETag"] = tag
-    return response
-
-
-def _json(document: object, status: int = 200) -> Response:
-    return Response(
-        json.dumps(document, separators=(",", ":")), status, {"Cache-Control": "private, no-cache"},
-        mimetype="application/json",
-    )  # fmt: skip
+    return submitted_response(call, again)

@@ -111,7 +111,9 @@ class StandIn:
 
     def announce(self, models: Iterable[str], *, slots: int = 2) -> None:
         """Show up as a live worker of the pool."""
-        described = [{"id": model, "family": "test", "sha256": "0" * 64} for model in models]
+        described = [
+            {"id": model, "family": "clip" if "clip" in model else "test", "sha256": "0" * 64} for model in models
+        ]
         self.store.announce(
             WorkerInfo(f"w-{uuid.uuid4().hex[:8]}", self.pool, ["dalle"], described, "cpu", slots, 0, "ready", "0", 1)
         )

@@ -1,0 +1,56 @@
+"""Addresses of pictures to fetch: what can be refused at the door, without asking DNS. The worker, which fetches,
+checks again, and then every address that a name stands for."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+__all__ = ["why_not_fetched"]
+
+PORTS = (80, 443)  # and any above WELL_KNOWN
+WELL_KNOWN = 1023
+
+
+def why_not_fetched(url: str, allowed_hosts: str) -> str:
+    """Why this URL is refused; empty if it is not. `allowed_hosts`: comma-separated, may be private."""
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return "it is not a URL"
+    if parts.scheme not in ("http", "https") or not host:
+        return "only http and https addresses are fetched"
+    if "@" in parts.netloc:
+        return "an address with a user's name or password is not fetched"
+    if port is not None and port not in PORTS and port <= WELL_KNOWN:
+        return f"port {port} is not fetched from: only 80, 443 and those above {WELL_KNOWN}"
+    if host in {name.strip().lower() for name in allowed_hosts.split(",")}:
+        return ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return "its address is not a public one"
+    address = _literal(host)
+    return "its address is not a public one" if address is not None and not _is_public(address) else ""
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` spells, in every way that a resolver takes: 127.1, 0x7f000001 and 2130706433, too."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if inner is not None:
+            return _is_public(inner)
+        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: the last 32 bits are an IPv4 address
+            return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return address.is_global and not address.is_multicast
