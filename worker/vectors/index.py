@@ -63,8 +63,8 @@ class VectorTable(Protocol):
     def get(self, ids: Sequence[str], columns: Columns) -> dict[str, Row]:
         """Rows by id; missing ones are left out."""
 
-    def count(self) -> int:
-        """Rows now."""
+    def count(self, filter_: AnyFilter | None = None, columns: Columns | None = None) -> int:
+        """Rows now; those that match."""
 
     def bytes(self) -> int:
         """What they take, as far as the index knows."""

@@ -139,10 +139,11 @@ class LanceTable:
         """Rows by id; missing ones are left out."""
         return {row.id: row for chunk in _chunks(ids) for row in self._read(columns, _among(chunk))}
 
-    def count(self) -> int:
-        """Rows now."""
+    def count(self, filter_: AnyFilter | None = None, columns: Columns | None = None) -> int:
+        """Rows now; those that match."""
+        condition = None if filter_ is None else as_sql(plan(filter_, columns or {}))
         with translated(f"counting {self._name}"):
-            return int(self._held.count_rows())
+            return int(self._held.count_rows(condition))
 
     def bytes(self) -> int:
         """Data and index files of the newest version."""
