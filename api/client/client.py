@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import httpx
 
+from api.client.collections import CollectionCalls
 from api.client.errors import ClientError, WaitTimeout
 from api.client.job import Event, Job
 from api.client.stream import follow
-from api.client.transport import Transport, problem_of
+from api.client.transport import LONGEST_WAIT_S, Transport, problem_of
 
 __all__ = ["DreamqueueClient"]
 
-LONGEST_WAIT_S = 60.0  # what the server holds a long poll back at most
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]  # named out here, since `list` is a method of the c
 Paths = list[Path]
 
 
-class DreamqueueClient:
+class DreamqueueClient(CollectionCalls):
     """Give jobs and get what they made. Thread-safe; a context manager.
 
     Calls that are safe to repeat are repeated on 429, 503 and lost connections; submit is, since it always sends

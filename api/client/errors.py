@@ -3,6 +3,7 @@
 ClientError
 ├── Unreachable        no answer from the server (refused, timed out, cut off)
 ├── WaitTimeout        the job has not ended within the time given
+├── JobFailed          the job behind a question ended without an answer
 └── ApiError           the server answered with a problem document
     ├── InvalidRequest     400 413 415 422   a field or the body is wrong
     ├── NotAllowed         401 403           no valid key, or one without the scope
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.client.job import Job
+
 __all__ = [
     "ApiError",
     "Busy",
@@ -23,6 +26,7 @@ __all__ = [
     "Conflicting",
     "Gone",
     "InvalidRequest",
+    "JobFailed",
     "Missing",
     "NotAllowed",
     "Unreachable",
@@ -41,6 +45,15 @@ class Unreachable(ClientError):
 
 class WaitTimeout(ClientError):
     """The job has not ended in time; it goes on."""
+
+
+class JobFailed(ClientError):
+    """The job behind a question ended without an answer; `job` says how."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        why = f": {job.error['message']} ({job.error['code']})" if job.error else ""
+        super().__init__(f"{job.kind} job {job.id} {job.state}{why}")
 
 
 class ApiError(ClientError):

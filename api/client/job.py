@@ -32,7 +32,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """dalle, vqgan_clip, unclip, rank, classify, probe."""
+        """dalle, vqgan_clip, unclip, rank, classify, search, index and so on."""
         return str(self.data["kind"])
 
     @property

@@ -11,11 +11,12 @@ import httpx
 
 from api.client.errors import ApiError, Unreachable, api_error
 
-__all__ = ["Transport"]
+__all__ = ["LONGEST_WAIT_S", "Transport"]
 
 TRIES = 5
 LONGEST_PAUSE_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+LONGEST_WAIT_S = 60.0  # what the server holds a long poll back at most
 
 
 class Transport:
