@@ -29,6 +29,10 @@ __all__ = [
     "HTTP_IN_FLIGHT",
     "HTTP_REQUESTS",
     "HTTP_SECONDS",
+    "INDEX_COMPACTIONS",
+    "INDEX_ERRORS",
+    "INDEX_ROWS",
+    "INDEX_STAGE_SECONDS",
     "INVARIANT_VIOLATIONS",
     "JOBS_RUNNING",
     "JOB_SECONDS",
@@ -38,6 +42,11 @@ __all__ = [
     "QUEUE_SECONDS",
     "REAPED",
     "RUNS_RESUMED",
+    "SEARCH_CACHE_BYTES",
+    "SEARCH_CACHE_ROWS",
+    "SEARCH_CACHE_TABLES",
+    "SEARCH_STAGE_SECONDS",
+    "SEARCH_STALENESS",
     "SNAPSHOTS",
     "SPOOL_FULL",
     "STAGE_SECONDS",
@@ -104,6 +113,25 @@ INVARIANT_VIOLATIONS = Counter(
     ["invariant"],
 )
 MODEL_LOAD_SECONDS = Gauge("dreamqueue_model_load_seconds", "Time to load a model at start", ["model"])
+
+# --- Search ------------------------------------------------------------------------------------------------------
+SEARCH_STAGE_SECONDS = Histogram(
+    "dreamqueue_search_stage_seconds", "One stage of a search: text, image, refresh, filter, rank", ["stage"],
+    buckets=_FAST,
+)  # fmt: skip
+INDEX_STAGE_SECONDS = Histogram(
+    "dreamqueue_index_stage_seconds", "One stage of indexing a chunk of pictures: fetch, keep, embed, write", ["stage"],
+    buckets=_FAST,
+)  # fmt: skip
+INDEX_ROWS = Counter("dreamqueue_index_rows_total", "Pictures given to collections", ["outcome"])
+INDEX_ERRORS = Counter("dreamqueue_index_errors_total", "Pictures that could not be indexed", ["code"])
+INDEX_COMPACTIONS = Counter("dreamqueue_index_compactions_total", "Tables compacted by this worker")
+SEARCH_CACHE_ROWS = Gauge("dreamqueue_search_cache_rows", "Rows of collections in this worker's memory")
+SEARCH_CACHE_BYTES = Gauge("dreamqueue_search_cache_bytes", "What they take")
+SEARCH_CACHE_TABLES = Gauge("dreamqueue_search_cache_tables", "Of so many collections")
+SEARCH_STALENESS = Gauge(
+    "dreamqueue_search_staleness_seconds", "Longest time since one of them was compared with its table"
+)
 
 _COUNTS = {
     "accepted": ("dreamqueue_jobs_accepted", "Jobs answered with 202"),

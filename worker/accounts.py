@@ -12,11 +12,16 @@ from shared.metrics import (
     DEVICE_STEPS,
     ENGINE_CACHE,
     ENGINE_MEMORY_BYTES,
+    INDEX_ERRORS,
+    INDEX_ROWS,
+    INDEX_STAGE_SECONDS,
+    SEARCH_STAGE_SECONDS,
     STEP_SECONDS,
 )
 from worker.engines.batch import BatchEvents
+from worker.engines.stages import SearchEvents
 
-__all__ = ["batch_events", "count_step"]
+__all__ = ["batch_events", "count_step", "search_events"]
 
 
 def count_step(kind: str, seconds: float) -> None:
@@ -35,6 +40,24 @@ def batch_events() -> BatchEvents:
         on_cache=_cache,
         on_memory=_memory,
     )
+
+
+def search_events() -> SearchEvents:
+    """Everything that indexing and searching tell, counted."""
+    return SearchEvents(
+        on_stage=_stage,
+        on_rows=_indexed,
+        on_item_error=lambda code: INDEX_ERRORS.labels(code).inc(),
+    )
+
+
+def _stage(what: str, stage: str, seconds: float) -> None:
+    (SEARCH_STAGE_SECONDS if what == "search" else INDEX_STAGE_SECONDS).labels(stage).observe(seconds)
+
+
+def _indexed(added: int, updated: int, unchanged: int) -> None:
+    for outcome, rows in (("added", added), ("updated", updated), ("unchanged", unchanged)):
+        INDEX_ROWS.labels(outcome).inc(rows)
 
 
 def _rows(kind: str, rows: int, slots: int) -> None:

@@ -32,19 +32,21 @@ class Inputs:
 
     def fetch(self, refs: list[str], monitor: JobMonitor) -> Mapping[str, Image.Image]:
         """Every picture by its reference. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
-        tenant = monitor.claim.tenant
 
         def one(ref: str) -> Image.Image:
-            key = self._key(tenant, ref)
-            try:
-                body = patiently(lambda: self._objects.get(key), monitor, self._patience_s, but=())
-            except NotFound:
-                raise UnreadableImage(f"the picture {ref} is gone") from None
-            return decode_picture(body, ref, self._max_pixels)
+            return decode_picture(self.fetch_bytes(ref, monitor), ref, self._max_pixels)
 
         if len(refs) < 2:
             return {ref: one(ref) for ref in refs}
         return dict(zip(refs, self._threads.map(one, refs), strict=True))
+
+    def fetch_bytes(self, ref: str, monitor: JobMonitor) -> bytes:
+        """One picture as it was uploaded or made. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
+        key = self._key(monitor.claim.tenant, ref)
+        try:
+            return patiently(lambda: self._objects.get(key), monitor, self._patience_s, but=())
+        except NotFound:
+            raise UnreadableImage(f"the picture {ref} is gone") from None
 
     def _key(self, tenant: str, ref: str) -> str:
         if ref.startswith("img_"):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 
@@ -20,7 +21,7 @@ from shared.settings import Settings
 from shared.storage import ObjectStore
 from shared.store import JobStore, WorkerInfo
 from shared.version import VERSION
-from worker.accounts import batch_events, count_step
+from worker.accounts import batch_events, count_step, search_events
 from worker.auditor import Auditor
 from worker.engines.base import Engine, Model
 from worker.engines.registry import EngineOptions, build_engines
@@ -43,11 +44,15 @@ from worker.spool import Spool
 from worker.uploads import Uploads
 from worker.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from worker.shelves import Shelves
+
 __all__ = ["WorkerNode"]
 
 log = get_logger(__name__)
 
 IO_THREADS = 8  # that upload and fetch pictures, for all jobs together
+COLLECTION_KINDS = frozenset({"classify", "search", "index", "remove", "reembed", "duplicates", "group"})
 UNHEARD_S = 8.0  # a run that has not ended so long after it was told to stop hangs in its engine
 
 
@@ -77,6 +82,8 @@ class WorkerNode:
         self._watchdog = Watchdog(self._runs, turns, self._store, settings, shut=self._shut, end=self._die)
         self._recycling = Recycling(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
+        self._inputs = Inputs(self._store, self._objects, settings, self._io)
+        self._shelves = self._build_shelves()
         self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
         nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
         auditor = Auditor(self._store, settings)
@@ -85,12 +92,16 @@ class WorkerNode:
             auditor.thread,
             self._watchdog.thread, self._spool.thread, self._intake.thread, self._recycling.thread,
         ]  # fmt: skip
+        if self._shelves and self._shelves.is_open:
+            from worker.upkeep import Upkeep
+
+            self._threads.append(Upkeep(self._shelves, settings).thread)
 
     def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
         return RunnerParts(
             store=self._store,
             engines=self._engines,
-            inputs=Inputs(self._store, self._objects, self.settings, self._io),
+            inputs=self._inputs,
             uploads=Uploads(self._objects, self.settings.upload_patience_s, self._io),
             reports=reports,
             previews=previews,
@@ -100,7 +111,16 @@ class WorkerNode:
             intake=self._intake,
             spool=self._spool,
             failpoints=failpoints,
+            shelves=self._shelves,
         )
+
+    def _build_shelves(self) -> Shelves | None:
+        """Where no kind needs collections, neither numpy nor an index library is loaded."""
+        if not COLLECTION_KINDS & set(self._kinds):
+            return None
+        from worker.shelves import Shelves
+
+        return Shelves(self._store, self._objects, self._inputs, self.settings)
 
     @property
     def pull(self) -> Callable[[], bool]:
@@ -113,6 +133,8 @@ class WorkerNode:
         for engine in dict.fromkeys(self._engines.values()):
             models.update((model.id, model) for model in engine.load())
         self._models = list(models.values())
+        if self._shelves and "search" in self._kinds and self._shelves.is_open:
+            self._shelves.prepare()  # the first search does not wait for the index library
 
     def start(self) -> None:
         """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""
@@ -208,6 +230,7 @@ def _options(settings: Settings, turns: Turns) -> EngineOptions:
         turns=turns,
         on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
         events=batch_events(),
+        search_events=search_events(),
         memory_bytes=settings.device_memory_bytes,
         is_pinned=settings.deterministic,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
+from shared.clip_specs import GENERATED, IndexSpec
 from shared.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,7 +30,7 @@ from shared.errors import (
     Unavailable,
     Yielded,
 )
-from shared.jobs import FINAL, Claim, JobState
+from shared.jobs import FINAL, Claim, JobState, NewJob
 from shared.logs import get_logger
 from shared.settings import Settings
 from shared.specs import Spec, image_refs, parse_spec
@@ -47,6 +50,9 @@ from worker.settlement import Settlement, settle
 from worker.snapshots import Snapshots
 from worker.spool import Spool
 from worker.uploads import Uploads
+
+if TYPE_CHECKING:  # numpy, which a worker of probes does without
+    from worker.shelves import Shelves
 
 __all__ = ["Runner", "RunnerParts"]
 
@@ -72,6 +78,7 @@ class RunnerParts:
     intake: Intake
     spool: Spool
     failpoints: FailPoints
+    shelves: Shelves | None = None  # where this worker serves collections
 
 
 class Runner:
@@ -182,11 +189,14 @@ class Runner:
             images = self._parts.inputs.fetch(refs, monitor) if refs else {}
         saved = self._parts.snapshots.fetch(monitor) if engine.resumes else None
         monitor.check()
+        shelf = self._parts.shelves.of(monitor) if self._parts.shelves else None
         monitor.is_in_engine = True
         try:
-            output = engine.run(Task(spec, images, claim.failures, saved, _was_too_large(claim)), monitor)
+            output = engine.run(Task(spec, images, claim.failures, saved, _was_too_large(claim), shelf), monitor)
         finally:
             monitor.is_in_engine = False
+            if shelf:
+                shelf.close()
         monitor.offer = None  # what it holds on the device may go
         rendered = self._render(output, timings)
         if rendered.artifacts:
@@ -212,7 +222,8 @@ class Runner:
         with _timed(timings, "upload_s", bool(rendered.artifacts)):
             stored = self._parts.uploads.put(rendered, monitor, but)
         self._parts.failpoints.passing(AFTER_UPLOAD)
-        return Settlement("commit", state=state, result=rendered.result(stored), timings=timings)
+        follow_up = _collecting(monitor.claim, self._settings.pool) if rendered.pictures else None
+        return Settlement("commit", state=state, result=rendered.result(stored), timings=timings, follow_up=follow_up)
 
     def _keep_partial(self, stop: StoppedWithOutput, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
         """What was finished before a cancel or the deadline is stored; after a lost lease or a drain it is not ours."""
@@ -257,6 +268,22 @@ class Runner:
             log.warning("run failed", error=error.message)
         delay_s = jittered(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)
         return Settlement("fail", error=error, delay_s=delay_s, timings=timings)
+
+
+def _collecting(claim: Claim, pool: str) -> NewJob | None:
+    """What puts a job's pictures into its tenant's collection, if the job says so: always the same job."""
+    if not claim.spec.get("collect"):
+        return None
+    spec = IndexSpec(collection=GENERATED, job=claim.id)
+    return NewJob(
+        id=str(uuid.uuid5(uuid.UUID(claim.id), GENERATED)),
+        tenant=claim.tenant,
+        kind=spec.kind,
+        pool=pool,
+        spec=spec.model_dump(mode="json"),
+        priority="low",
+        metadata={"follows": claim.id},
+    )
 
 
 def _was_too_large(claim: Claim) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Draining, DreamqueueError, Expired, LeaseLost, NotFound, StoreUnavailable, Unavailable
-from shared.jobs import Claim, JobState
+from shared.jobs import Claim, JobState, NewJob
 from shared.store import JobStore
 from worker.monitor import JobMonitor
 from worker.patience import jittered
@@ -28,6 +28,7 @@ class Settlement:
     error: DreamqueueError | None = None
     delay_s: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
+    follow_up: NewJob | None = None  # of a commit: the job that follows from this one
 
 
 def settle(store: JobStore, monitor: JobMonitor, settlement: Settlement) -> str:
@@ -52,7 +53,9 @@ def settle(store: JobStore, monitor: JobMonitor, settlement: Settlement) -> str:
 def _writer(store: JobStore, claim: Claim, settlement: Settlement) -> Callable[[], JobState]:
     if settlement.kind == "commit":
         result = settlement.result or {}
-        return lambda: store.commit(claim, result, settlement.timings, state=settlement.state)
+        return lambda: store.commit(
+            claim, result, settlement.timings, state=settlement.state, follow_up=settlement.follow_up
+        )
     if settlement.kind == "release":
         why = settlement.error.to_json() if isinstance(settlement.error, Unavailable) else None
         return lambda: store.release(claim, delay_s=settlement.delay_s, error=why)

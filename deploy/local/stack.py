@@ -3,6 +3,7 @@
 Everything lies in one data folder, so a stack is stopped, moved and deleted as a whole:
     redis/ objects/         what the servers keep
     spool/                  outputs of workers until they are in objects/
+    vectors/                collections' vectors, shared by all workers
     logs/NAME.log           what each process said
     run/NAME.pid            process ids, while they run; run/lock is held by the supervisor
     api-key                 the development key, mode 0600
@@ -43,6 +44,7 @@ from shared.storage import ObjectStore
 
 __all__ = ["Stack", "StackError", "StackOptions"]
 
+SEARCH = "search"  # a kind, and the pool of the worker that serves nothing else: no search waits behind a picture
 TENANT = "local"  # who owns the development key
 RESTART_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # a child that keeps dying is started ever more slowly
 STEADY_S = 30.0  # after running this long a child's next death counts as its first
@@ -145,14 +147,26 @@ class Stack:
     def _start_workers(self) -> None:
         for number in range(1, self.options.workers + 1):
             name = f"worker-{number}"
-            env = self._env(
-                worker_name=f"{name}-{secrets.token_hex(3)}",
-                worker_metrics_port="0",
-                spool_dir=str(self.data / "spool"),
-            )
-            self._spawn(Command(name, [sys.executable, "-m", "worker"], env=env))
+            self._start_worker(name, kinds=",".join(kind for kind in self._kinds if kind != SEARCH))
+        if SEARCH in self._kinds and self.options.workers:
+            self._start_worker("worker-search", pool=SEARCH, kinds=SEARCH, cpu_threads="1")
         if self.options.workers:
             wait_until(self._all_workers_ready, self._children["worker-1"].process, 120)
+
+    @property
+    def _kinds(self) -> list[str]:
+        """What the operator lets workers serve."""
+        chosen = (self.options.env or {}).get(ENV_PREFIX + "KINDS") or Settings.from_env().kinds
+        return [kind.strip() for kind in chosen.split(",") if kind.strip()]
+
+    def _start_worker(self, name: str, **own: str) -> None:
+        env = self._env(
+            worker_name=f"{name}-{secrets.token_hex(3)}",
+            worker_metrics_port="0",
+            spool_dir=str(self.data / "spool"),
+        )
+        env |= {ENV_PREFIX + setting.upper(): value for setting, value in own.items()}
+        self._spawn(Command(name, [sys.executable, "-m", "worker"], env=env))
 
     def _env(self, **own: str) -> dict[str, str]:
         """The environment of a child: where the servers are, its own settings, what the operator chose."""
@@ -160,7 +174,8 @@ class Stack:
             name: getattr(self.settings, name)
             for name in ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key")
         }
-        named = {ENV_PREFIX + name.upper(): value for name, value in {**shared, **own}.items()}
+        search = {"vectors_url": str(self.data / "vectors"), "search_pool": SEARCH, "collect_generated": "true"}
+        named = {ENV_PREFIX + name.upper(): value for name, value in {**shared, **search, **own}.items()}
         return {**named, **(self.options.env or {})}
 
     def _credentials(self) -> Credentials:
@@ -178,7 +193,7 @@ class Stack:
         except (urllib.error.URLError, OSError):
             return False
         ready: int = sum(pool["ready_workers"] for pool in pools)
-        return ready >= self.options.workers
+        return ready >= len(self.worker_processes())
 
     def _spawn(self, command: Command) -> Process:
         process = Process(

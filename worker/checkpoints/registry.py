@@ -37,6 +37,9 @@ class ModelEntry:
     pool: str  # which workers serve it; "none": nobody does, it is there to judge what the others draw
     tokenizer: Path | None = None  # clip and dalle: the caption tokenizer
     vqgan: str | None = None  # dalle, unclip: id of the VQGAN that decodes its codes
+    # clip: slope, offset and mean background of a search's score, by what is asked with: `text`, `image`
+    # (`dreamqueue train calibrate`)
+    calibration: Mapping[str, tuple[float, float, float]] | None = None
     clip: str | None = None  # id of the CLIP that ranks or steers by default; unclip: whose vectors it knows
 
     @property

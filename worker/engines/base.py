@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL.Image import Image
 
 from shared.errors import Cancelled, DeadlineExceeded, Stopped
 from shared.specs import Spec
+
+if TYPE_CHECKING:  # numpy, which a worker of probes does without
+    from worker.engines.shelf import Shelf
 
 __all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task", "keeping"]
 
@@ -28,6 +31,7 @@ class Task:
     failures: int = 0  # earlier attempts of this job that ended in a retryable error
     snapshot: bytes | None = None  # what an earlier attempt of this job saved last, if its engine resumes
     was_too_large: bool = False  # the last attempt that failed found the device full: take less at a time
+    shelf: Shelf | None = None  # the tenant's collections, where this worker serves any
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""What CLIP sees: `rank` orders pictures by one prompt, `classify` gives every picture's likeliest labels.
-
-Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1:
-zero-shot classification with a softmax over ensembled prompt templates.
-"""
+"""What CLIP sees: `rank` orders pictures by prompts, `classify` gives every picture's likeliest labels."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from shared.specs import ClassifySpec, RankSpec
@@ -18,6 +13,8 @@ from worker.engines.base import Model, Monitor, Output, Task
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
+from worker.engines.listing import check_model, chosen
+from worker.engines.zero_shot import classes, classified, collection_files
 
 __all__ = ["ClipEngine"]
 
@@ -41,59 +38,73 @@ class ClipEngine:
         """See Engine."""
         started_at = time.monotonic()
         spec = task.spec
+        files: dict[str, tuple[bytes, str]] = {}
+        model = getattr(spec, "model", "")
         if isinstance(spec, RankSpec):
             data = self._rank(spec, task, monitor)
         else:
             assert isinstance(spec, ClassifySpec)
-            data = self._classify(spec, task, monitor)
+            if spec.collection is None:
+                data = {"classifications": self._classify(spec, task, monitor)}
+            else:
+                model, data, files = self._classify_collection(spec, task, monitor)
         return Output(
             data=data,
-            parameters=spec.model_dump(exclude={"kind", "images"}),
-            models=self._library.describe(spec.model),
+            files=files,
+            parameters=spec.model_dump(mode="json", exclude={"kind", "images"}),
+            models=self._library.describe(model),
             timings={"embed_s": time.monotonic() - started_at},
         )
 
     def _rank(self, spec: RankSpec, task: Task, monitor: Monitor) -> dict[str, Any]:
-        text = self._embedder.texts(spec.model, spec.all_prompts)
-        scores = (self._images(spec.model, task, spec.images, monitor) @ text[0]).tolist()
-        order = sorted(range(len(scores)), key=lambda number: -scores[number])
-        return {
-            "scores": [
-                {"image": ref, "score": round(score, 6)} for ref, score in zip(spec.images, scores, strict=True)
-            ],
-            "order": [spec.images[number] for number in order],
-        }
+        texts = self._embedder.texts(spec.model, spec.all_prompts, monitor)
+        cosines = self._images(spec.model, task, spec.images, monitor) @ texts.T
+        chances = (self._library.clip(spec.model).logit_scale * cosines).softmax(1)  # of the prompts, by picture
+        rankings = [
+            _ranking(spec.images, prompt, cosines[:, number].tolist(), chances[:, number].tolist())
+            for number, prompt in enumerate(spec.all_prompts)
+        ]
+        if spec.prompt is None:
+            return {"rankings": rankings}
+        scores = [{"image": score["image"], "score": score["score"]} for score in rankings[0]["scores"]]
+        return {"scores": scores, "order": rankings[0]["order"]}
 
-    def _classify(self, spec: ClassifySpec, task: Task, monitor: Monitor) -> dict[str, Any]:
-        classes = self._classes(spec, monitor)
+    def _classify(self, spec: ClassifySpec, task: Task, monitor: Monitor) -> list[dict[str, Any]]:
+        among = classes(spec, spec.model, self._embedder, monitor)
         vectors = self._images(spec.model, task, spec.images, monitor)
-        scale = self._library.clip(spec.model).logit_scale
-        chances, places = (scale * vectors @ classes.T).softmax(1).topk(min(spec.top_k, len(spec.labels)), dim=1)
-        return {
-            "classifications": [
-                {
-                    "image": ref,
-                    "labels": [
-                        {"label": spec.labels[place], "probability": round(chance, 6)}
-                        for chance, place in zip(row, columns, strict=True)
-                    ],
-                }
-                for ref, row, columns in zip(spec.images, chances.tolist(), places.tolist(), strict=True)
-            ]
-        }
+        return classified(spec, spec.images, vectors, among, self._library.clip(spec.model).logit_scale, monitor)
 
-    def _classes(self, spec: ClassifySpec, monitor: Monitor) -> Tensor:
-        """One unit vector per label: the normalised mean over the templates."""
-        total = None
-        for template in spec.templates:
-            texts = [template.replace("{}", label) for label in spec.labels]
-            rows = self._embedder.texts(spec.model, texts, monitor)
-            total = rows if total is None else total + rows
-        assert total is not None
-        return F.normalize(total, dim=-1)
+    def _classify_collection(
+        self, spec: ClassifySpec, task: Task, monitor: Monitor
+    ) -> tuple[str, dict[str, Any], dict[str, tuple[bytes, str]]]:
+        """By the collection's own model and the vectors it holds: no picture is looked at again."""
+        assert task.shelf is not None
+        assert spec.collection is not None
+        collection = task.shelf.open(spec.collection)
+        check_model(self._library, collection)
+        model = collection.record.model
+        ids, vectors = chosen(collection, spec.filter)
+        among = classes(spec, model, self._embedder, monitor)
+        scale = self._library.clip(model).logit_scale
+        found = classified(spec, ids, torch.from_numpy(vectors), among, scale, monitor)
+        data, files = collection_files(found)
+        return model, {"collection": spec.collection, **data}, files
 
     def _images(self, model: str, task: Task, refs: list[str], monitor: Monitor) -> Tensor:
         distinct = list(dict.fromkeys(refs))
         rows = self._embedder.images(model, [task.images[ref] for ref in distinct], monitor)
         place = {ref: number for number, ref in enumerate(distinct)}
         return rows[torch.tensor([place[ref] for ref in refs], device=rows.device)]
+
+
+def _ranking(refs: list[str], prompt: str, scores: list[float], chances: list[float]) -> dict[str, Any]:
+    """One prompt's. `probability`: that of this prompt among all of the job's, for this picture."""
+    order = sorted(range(len(refs)), key=lambda number: -scores[number])
+    return {
+        "prompt": prompt,
+        "scores": [
+            {"image": ref, "score": round(score, 6), "probability": round(chance, 6)}
+            for ref, score, chance in zip(refs, scores, chances, strict=True)
+        ],
+        "order": [refs[number] for number in order],
+    }

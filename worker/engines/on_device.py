@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from worker.engines.base import Engine
 from worker.engines.clip import ClipEngine
+from worker.engines.collections import CollectionEngine
 from worker.engines.dalle import DalleEngine
 from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.registry import EngineOptions
+from worker.engines.search import SearchEngine
 from worker.engines.unclip import UnclipEngine
 from worker.engines.vqgan_clip import VqganClipEngine
 
@@ -28,4 +30,6 @@ def build_device_engines(options: EngineOptions) -> list[Engine]:
         VqganClipEngine(library, device, embedder),
         UnclipEngine(library, device, embedder),
         ClipEngine(library, device, embedder),
+        SearchEngine(library, device, embedder, options.search_events),
+        CollectionEngine(library, device, embedder, options.search_events),
     ]

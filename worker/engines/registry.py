@@ -10,6 +10,7 @@ from shared.specs import KINDS
 from worker.engines.base import Engine
 from worker.engines.batch import BatchEvents
 from worker.engines.probe import ProbeEngine
+from worker.engines.stages import SearchEvents
 from worker.engines.turns import Turns
 
 __all__ = ["EngineOptions", "UnknownKind", "build_engines"]
@@ -30,6 +31,7 @@ class EngineOptions:
     turns: Turns = field(default_factory=Turns)  # on the device
     on_load: Callable[[str, float], None] = lambda _model, _seconds: None  # after each model is loaded
     events: BatchEvents = field(default_factory=BatchEvents)  # of batches
+    search_events: SearchEvents = field(default_factory=SearchEvents)  # of indexing and searching
     memory_bytes: int = 0  # what engines may use of the device; 0 asks it what is free
     is_pinned: bool = False  # batches of one shape: pictures equal to the last bit in any company
 

@@ -276,3 +276,28 @@ def openmoji(data: Path, out: Path) -> None:
     from worker.training.openmoji import build_archive
 
     click.echo(f"{build_archive(data, out):,} pictures, {out.stat().st_size / 1e6:.2f} MB: {out}")
+
+
+@train.command()
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True, help="data set folder")
+@click.option("--model", "model_id", default="emoji-clip", show_default=True, help="a CLIP of the registry")
+@click.option("--weights", default="", help="folder of registry.json; the shipped one if left out")
+def calibrate(data: Path, model_id: str, weights: str) -> None:
+    """Fit what turns a search's cosines into probabilities; prints the registry's `calibration`."""
+    import json
+    from dataclasses import astuple
+
+    import torch
+
+    from worker.checkpoints.loading import load_model
+    from worker.checkpoints.registry import EMBEDDED, ModelRegistry
+    from worker.training.calibration import calibrate as fitted
+    from worker.training.data import Pictures
+
+    registry = ModelRegistry.load(Path(weights) / "registry.json" if weights else EMBEDDED)
+    clip: Any = load_model(registry.get(model_id), torch.device("cpu"), torch.float32)
+    found = fitted(clip, Pictures.held_out(data), Pictures.training(data))
+    for kind, (_, judged) in found.items():
+        for said, true, count in judged:
+            click.echo(f"{kind}: score {said:.3f}, shows it {true:.3f} of {count}")
+    click.echo(json.dumps({kind: [round(value, 4) for value in astuple(made)] for kind, (made, _) in found.items()}))

@@ -1,0 +1,232 @@
+"""Pictures into a collection: read many at once, looked at in the device's batches, written in batches.
+
+A picture is known by its content. One that is there already is not looked at again, only its metadata is brought up to
+date; so a job that lost its worker, or was sent twice, ends with each picture once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shared.clip_specs import IndexSpec
+from shared.errors import DreamqueueError, InvalidInput, Stopped, Unavailable
+from shared.filters import type_of
+from worker.engines.base import Monitor
+from worker.engines.embeddings import Embedder
+from worker.engines.shelf import Loaded, OpenCollection, Shelf, Source
+from worker.engines.stages import StageClock
+from worker.vectors.index import Metadata, Row
+
+__all__ = ["CHUNK", "Indexed", "Indexing", "Quiet"]
+
+CHUNK = 128  # pictures that are looked at and written together; what a lost worker may do again
+THREADS = 8  # that fetch and decode: they wait for servers, and Pillow works without the interpreter's lock
+TOLD_ERRORS = 100  # in the result; all are in errors.csv
+NOT_ITS_OWN = (Unavailable, Stopped)  # errors that are no picture's own
+
+
+@dataclass
+class Indexed:
+    """What became of a job's pictures so far."""
+
+    done: int = 0
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+    def result(self, collection: str, total: int) -> dict[str, Any]:
+        """As the job's result shows it."""
+        counts = {"added": self.added, "updated": self.updated, "unchanged": self.unchanged}
+        errors = self.errors[:TOLD_ERRORS]
+        return {"collection": collection, **counts, "failed": len(self.errors), "total": total, "errors": errors}
+
+    def failed(self, item: str, error: DreamqueueError) -> None:
+        """One picture's own error."""
+        self.errors.append({"item": item, "code": error.code, "message": error.message})
+
+    def saved(self) -> bytes:
+        """From which `resumed` goes on."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def resumed(cls, saved: bytes | None) -> Indexed:
+        """What an earlier attempt did; nothing, where what it saved cannot be read."""
+        try:
+            return cls(**json.loads(saved)) if saved else cls()
+        except (ValueError, TypeError):
+            return cls()
+
+
+class Quiet:
+    """A monitor for a part of the work: stops it, but shows no progress of its own."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.check = monitor.check
+
+    def progress(self, _stage: str, _step: int, _total: int) -> None:
+        """Checks only."""
+        self.check()
+
+    def preview(self, *_: Any) -> None:
+        """Shows nothing."""
+
+    def snapshot(self, *_: Any) -> None:
+        """Saves nothing."""
+
+    def resumed(self, _step: int) -> None:
+        """Nor does it go on from anything."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One that is to be in the collection."""
+
+    source: Source
+    loaded: Loaded
+
+
+class Indexing:
+    """One job's run. `model` sees the pictures; `indexed` says at any time how far it is."""
+
+    def __init__(
+        self, shelf: Shelf, collection: OpenCollection, embedder: Embedder, fingerprint: str, width: int,
+        clock: StageClock,
+    ) -> None:  # fmt: skip
+        self._shelf = shelf
+        self._collection = collection
+        self._embedder = embedder
+        self._model = collection.record.model
+        self._fingerprint = fingerprint
+        self._width = width
+        self._clock = clock
+
+    def run(self, spec: IndexSpec, indexed: Indexed, monitor: Monitor) -> int:
+        """Index every source from number `indexed.done` on; how many there are in all."""
+        sources = self._shelf.sources(spec)
+        if indexed.done:
+            monitor.resumed(indexed.done)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="read") as readers:
+            try:
+                for chunk, coming in _ahead(sources[indexed.done :], readers):
+                    self._index(self._read(chunk, coming, indexed, monitor), indexed, monitor)
+                    indexed.done += len(chunk)
+                    monitor.snapshot(indexed.done, indexed.saved)
+                    monitor.progress("index", indexed.done, len(sources))
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+        return len(sources)
+
+    def _read(
+        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, monitor: Monitor
+    ) -> list[_Picture]:
+        """Those that can be; each content once, and the first of it counts."""
+        pictures: dict[str, _Picture] = {}
+        with self._clock.stage("fetch"):
+            for source, future in zip(chunk, coming, strict=True):
+                try:
+                    picture = _Picture(source, _result(future, monitor))
+                except NOT_ITS_OWN:
+                    raise
+                except DreamqueueError as error:
+                    indexed.failed(source.item, error)
+                    self._clock.events.on_item_error(error.code)
+                    continue
+                if picture.loaded.id in pictures:
+                    indexed.unchanged += 1
+                pictures.setdefault(picture.loaded.id, picture)
+        return list(pictures.values())
+
+    def _index(self, pictures: list[_Picture], indexed: Indexed, monitor: Monitor) -> None:
+        pictures = self._bound(pictures, indexed)
+        held = self._collection.table.get([picture.loaded.id for picture in pictures], self._collection.record.columns)
+        new = [picture for picture in pictures if picture.loaded.id not in held]
+        changed = [
+            picture
+            for picture in pictures
+            if picture.loaded.id in held and not _same(held[picture.loaded.id].metadata, picture.source.metadata)
+        ]
+        rows = self._looked_at(new, monitor)
+        rows += [
+            Row(old.id, old.vector, picture.source.metadata, old.added_at_ms)
+            for picture in changed
+            for old in [held[picture.loaded.id]]
+        ]
+        if rows:
+            with self._clock.stage("write"):
+                self._collection.put(rows)
+        indexed.added += len(new)
+        indexed.updated += len(changed)
+        indexed.unchanged += len(pictures) - len(new) - len(changed)
+        self._clock.events.on_rows(len(new), len(changed), len(pictures) - len(new) - len(changed))
+
+    def _bound(self, pictures: list[_Picture], indexed: Indexed) -> list[_Picture]:
+        """Those whose metadata fits the collection's fields. All at once, since it is the same for nearly all."""
+        together = {name: type_of(value) for picture in pictures for name, value in picture.source.metadata.items()}
+        if all(_types(picture) == {name: together[name] for name in _types(picture)} for picture in pictures):
+            try:
+                self._collection.bind(self._fingerprint, self._width, together)
+                return pictures
+            except InvalidInput:
+                pass  # somebody's; whose, the next lines find
+        fitting = []
+        for picture in pictures:
+            try:
+                self._collection.bind(self._fingerprint, self._width, _types(picture))
+                fitting.append(picture)
+            except InvalidInput as error:
+                indexed.failed(picture.source.item, error)
+                self._clock.events.on_item_error(error.code)
+        return fitting
+
+    def _looked_at(self, new: list[_Picture], monitor: Monitor) -> list[Row]:
+        if not new:
+            return []
+        with self._clock.stage("keep"), ThreadPoolExecutor(THREADS, thread_name_prefix="keep") as keepers:
+            for _ in keepers.map(self._shelf.keep, [picture.loaded for picture in new]):
+                monitor.check()
+        with self._clock.stage("embed"):
+            images = [picture.loaded.image for picture in new]
+            vectors = self._embedder.images(self._model, images, Quiet(monitor)).float().cpu().numpy()
+        now_ms = int(time.time() * 1000)
+        return [
+            Row(picture.loaded.id, vector, picture.source.metadata, now_ms)
+            for picture, vector in zip(new, vectors, strict=True)
+        ]
+
+
+def _ahead(
+    sources: Sequence[Source], readers: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[Source], list[Future[Loaded]]]]:
+    """Chunk by chunk, the next one being read while this one is worked on."""
+
+    def begun(begin: int) -> list[Future[Loaded]]:
+        return [readers.submit(source.load) for source in sources[begin : begin + CHUNK]]
+
+    coming = begun(0)
+    for begin in range(0, len(sources), CHUNK):
+        now, coming = coming, begun(begin + CHUNK)
+        yield sources[begin : begin + CHUNK], now
+
+
+def _result(future: Future[Loaded], monitor: Monitor) -> Loaded:
+    while True:
+        monitor.check()
+        try:
+            return future.result(timeout=0.5)
+        except TimeoutError:
+            if future.done():
+                raise
+
+
+def _types(picture: _Picture) -> dict[str, Any]:
+    return {name: type_of(value) for name, value in picture.source.metadata.items()}
+
+
+def _same(held: Metadata, given: Metadata) -> bool:
+    return dict(held) == dict(given)

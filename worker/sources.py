@@ -1,0 +1,201 @@
+"""Where an index job's pictures come from: uploads, finished jobs, addresses, an archive."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+from PIL import Image
+
+from shared.archive_layout import TABLES, is_skipped, member_name, read_table
+from shared.clip_specs import IndexItem
+from shared.errors import InvalidInput, UnreadableImage
+from shared.jobs import JobRecord
+from shared.storage import ObjectStore
+from worker.engines.shelf import Loaded
+from worker.vectors.index import Metadata
+
+__all__ = ["Archive", "Picture", "by_job", "loaded"]
+
+MAX_UNPACKED_BYTES = 4 * 2**30  # of a compressed tar; the door refuses earlier what it can see is a bomb
+EXACT = 2**53  # integers below it are exact as numbers
+NO_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A source whose bytes `read` fetches, and `decode` reads."""
+
+    item: str
+    read: Callable[[], bytes]
+    decode: Callable[[bytes], Image.Image]
+    metadata: Metadata = field(default_factory=dict)
+    is_kept: bool = False  # whether it lies under its id already
+
+    def load(self) -> Loaded:
+        """See Source."""
+        return loaded(self.read(), self.decode, is_kept=self.is_kept)
+
+
+def loaded(body: bytes, decode: Callable[[bytes], Image.Image], *, is_kept: bool = False) -> Loaded:
+    """Decoded, and named by its content."""
+    return Loaded(f"img_{hashlib.sha256(body).hexdigest()}", decode(body), None if is_kept else body)
+
+
+def by_job(record: JobRecord) -> list[IndexItem]:
+    """Every picture that a job made, with what is known of it as metadata."""
+    result = record.result or {}
+    model = next((model["id"] for model in result.get("models") or []), "")
+    return [
+        IndexItem(image=f"{record.id}/{image['name']}", metadata=_told(record, image, model))
+        for image in result.get("images") or []
+    ]
+
+
+def _told(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any]:
+    told = {
+        "prompt": str(image.get("prompt") or "")[:1_000],
+        "kind": record.kind,
+        "model": model,
+        "job": record.id,
+        "seed": image["seed"] if image.get("seed") is not None and image["seed"] <= EXACT else None,
+        "index": image.get("index"),
+        "score": image.get("score"),
+    }
+    return {
+        name: float(value) if isinstance(value, int) else value for name, value in told.items() if value is not None
+    }
+
+
+class Archive:
+    """A zip or tar file, brought here as it is and read member by member. Thread-safe; use as a context manager."""
+
+    def __init__(self, objects: ObjectStore, key: str, max_bytes: int) -> None:
+        """max_bytes: of one picture, unpacked."""
+        self._folder = TemporaryDirectory(prefix="dreamqueue-archive-")
+        self._path = Path(self._folder.name) / "archive"
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()  # both libraries read through one file handle
+        try:
+            _, pieces = objects.stream(key)
+            with self._path.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            with _translated():
+                self._open = _Zip(self._path) if zipfile.is_zipfile(self._path) else _Tar(self._path)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the copy."""
+        self._open.close()
+        self._folder.cleanup()
+
+    def pictures(self, decode: Callable[[bytes, str], Image.Image]) -> Sequence[Picture]:
+        """Every member that may be a picture, by name; `decode` is told which. Raises InvalidInput."""
+        names = sorted(self._open.names)
+        tables = [name for name in names if name in TABLES]
+        metadata: dict[str, dict[str, Any]] = {}
+        for table in tables[:1]:
+            metadata, errors = read_table(table, self._read(table, limit=None))
+            if errors:
+                raise InvalidInput(f"{table}: {errors[0].file} {errors[0].message}", field="archive")
+        return [
+            Picture(
+                name,
+                functools.partial(self._read, name, self._max_bytes),
+                functools.partial(_named, decode, name),
+                metadata.get(name, {}),
+            )
+            for name in names
+            if name not in TABLES and not is_skipped(name)
+        ]
+
+    def _read(self, name: str, limit: int | None) -> bytes:
+        with self._lock:
+            try:
+                with self._open.member(name) as file:
+                    body = file.read(-1 if limit is None else limit + 1)
+            except NO_ARCHIVE as error:
+                raise UnreadableImage(f"{name} cannot be unpacked: {error}") from None
+        if limit is not None and len(body) > limit:
+            raise UnreadableImage(f"{name} has more than {limit} bytes")
+        return body
+
+
+def _named(decode: Callable[[bytes, str], Image.Image], name: str, body: bytes) -> Image.Image:
+    return decode(body, name)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except NO_ARCHIVE as error:
+        raise InvalidInput(f"the archive cannot be read: {error}", field="archive") from None
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._file = zipfile.ZipFile(path)
+        self.names = {member_name(info.filename): info for info in self._file.infolist() if not info.is_dir()}
+
+    def member(self, name: str) -> IO[bytes]:
+        """Its bytes, unpacked as they are read."""
+        return self._file.open(self.names[name])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self._file = tarfile.open(_plain(path), "r:")  # noqa: SIM115 (open as long as this is)
+        self.names = {member_name(info.name): info for info in self._file if info.isfile()}
+
+    def member(self, name: str) -> IO[bytes]:
+        """Its bytes."""
+        file = self._file.extractfile(self.names[name])
+        if file is None:
+            raise tarfile.TarError(f"{name} is no file")
+        return file
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _plain(path: Path) -> Path:
+    """A compressed tar is unpacked once beside itself: its members are read in any order."""
+    try:
+        with tarfile.open(path, "r:"):
+            return path
+    except tarfile.ReadError:
+        pass
+    plain = path.with_suffix(".tar")
+    with tarfile.open(path, "r:*") as packed, plain.open("wb") as file:
+        stream, size = packed.fileobj, 0
+        assert stream is not None
+        stream.seek(0)
+        while piece := stream.read(1024 * 1024):
+            size += len(piece)
+            if size > MAX_UNPACKED_BYTES:
+                raise tarfile.TarError(f"it has more than {MAX_UNPACKED_BYTES} bytes unpacked")
+            file.write(piece)
+    return plain
