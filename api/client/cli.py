@@ -35,6 +35,10 @@ OURS = {  # command -> (where it is, what it does)
     "pause": ("api.client.commands.jobs:pause", "Let jobs stand still until they are resumed."),
     "resume": ("api.client.commands.jobs:resume", "Let paused jobs go on."),
     "retry": ("api.client.commands.jobs:retry", "Run an ended job again, as a new one."),
+    "index": ("api.client.commands.index:index", "Put a folder of pictures into a collection."),
+    "search": ("api.client.commands.search:search", "Find pictures of a collection by words and pictures."),
+    "classify": ("api.client.commands.classify:classify", "Label pictures, or a whole collection."),
+    "collections": ("api.client.commands.collections:collections", "Collections: list, show, duplicates, groups."),
     "upload": ("api.client.commands.fleet:upload", "Upload pictures; prints their ids."),
     "models": ("api.client.commands.fleet:models", "Models that live workers hold."),
     "pools": ("api.client.commands.fleet:pools", "Pools: how deep, how many workers."),
@@ -45,7 +49,7 @@ OURS = {  # command -> (where it is, what it does)
 PLUGINS = {  # what the entry points of this distribution do, for --help without importing them
     "up": "Run the whole system here: servers, API, workers, web page.",
     "demo": "Start the system, make pictures for five prompts, stop.",
-    "train": "Make the shipped small models again: data, clip, vqgan, dalle, unclip.",
+    "train": "Make the shipped small models and pictures again: data, clip, vqgan, dalle, unclip.",
     "weights": "Turn published checkpoints into files that a worker loads: min-dalle.",
 }
 EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api", "tenants": "api"}

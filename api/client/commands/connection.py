@@ -12,7 +12,7 @@ import click
 
 from api.client.client import DreamqueueClient
 
-__all__ = ["connected", "output_option"]
+__all__ = ["connected", "json_option", "output_option"]
 
 LOCAL_KEY = Path(".dreamqueue/api-key")  # where `dreamqueue up` leaves its development key
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -20,6 +20,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the answer."
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="The server's answer as it came, for programs.")
 
 
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:

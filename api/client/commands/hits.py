@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from api.client.commands.show import PIPED_WIDTH
 from api.client.errors import ApiError
 
 __all__ = [
-    "PICTURES", "Found", "draw_hits", "fetched", "found_in", "pictures_option", "renderable_for", "show_hits", "telling",
+    "PICTURES", "Found", "draw_hits", "fetched", "found_in", "pictures_option", "renderable_for", "show_hits",
+    "telling",
 ]  # fmt: skip
 
 PICTURES = ("auto", "kitty", "sixel", "blocks", "no")
@@ -29,10 +31,18 @@ Renderable = Callable[..., RenderableType]
 HINT = "pictures in the terminal: pip install 'dreamqueue[pictures]'"
 RENDERABLES = {"auto": "Image", "kitty": "TGPImage", "sixel": "SixelImage", "blocks": "HalfcellImage"}
 
-pictures_option = click.option(
-    "--pictures", type=click.Choice(PICTURES), default="auto", show_default=True,
-    help="How to show pictures: as the terminal can (kitty's protocol, sixel, half blocks), or not.",
-)  # fmt: skip
+
+def pictures_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --pictures and --no-pictures; the command gets `pictures`, one of PICTURES."""
+
+    @click.option("--pictures", type=click.Choice(PICTURES), default="auto", show_default=True,
+                  help="How to show pictures: as the terminal can (kitty's protocol, sixel, half blocks), or not.")  # fmt: skip
+    @click.option("--no-pictures", is_flag=True, help="A line per picture.")
+    @functools.wraps(command)
+    def run(*args: Any, pictures: str, no_pictures: bool, **options: Any) -> Any:
+        return command(*args, pictures="no" if no_pictures else pictures, **options)
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""classify: pictures, or a whole collection, sorted by words."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from api.client.client import DreamqueueClient
+from api.client.commands.connection import connected, json_option
+from api.client.commands.search import condition_of, filter_option, where_option
+from api.client.commands.show import show_json, show_rows, watched
+from api.client.errors import JobFailed
+from api.client.job import Job
+
+__all__ = ["classify"]
+
+TEMPLATES = ("imagenet_80", "imagenet_7")  # sets that have a name; anything else is a template
+SHOWN = 3  # labels of a picture, in a table
+
+
+@click.command()
+@click.argument("images", nargs=-1)
+@click.option("--collection", "-c", help="All pictures of this collection, in place of IMAGES.")
+@click.option("--label", "labels", multiple=True, help="What a picture may show. Repeat.")
+@click.option("--labels-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A label a line.")
+@click.option("--templates", multiple=True, metavar="NAME|TEXT",
+              help="imagenet_80, imagenet_7, or a text with {} for the label. Repeat texts.")  # fmt: skip
+@click.option("--other-below", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              help="A picture whose best label is less likely than this is `other`.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(1, 100), help="Labels listed per picture.")
+@click.option("--model", help="The CLIP for IMAGES; a collection has its own.")
+@where_option
+@filter_option
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save the whole, as JSON and CSV, here.")
+@json_option
+@connected
+def classify(
+    images: tuple[str, ...], collection: str | None, labels: tuple[str, ...], labels_file: Path | None,
+    templates: tuple[str, ...], wheres: tuple[str, ...], filter_json: str | None, out: Path | None, as_json: bool,
+    client: DreamqueueClient, **options: Any,
+) -> None:  # fmt: skip
+    """Say which label fits each picture, with probabilities. IMAGES are files, img_... or JOB/NAME.
+
+    \b
+    dreamqueue classify cat.png --label cat --label dog
+    dreamqueue classify --collection photos --labels-file words.txt --templates imagenet_80 --out labelled
+    """
+    if bool(images) == (collection is not None):
+        raise click.UsageError("give IMAGES or --collection")
+    if collection is None and (wheres or filter_json):
+        raise click.UsageError("--where and --filter are for a collection")
+    input_: dict[str, Any] = {"labels": _labels(labels, labels_file)}
+    input_.update({name: value for name, value in options.items() if value is not None})
+    if templates:
+        input_["templates"] = templates[0] if templates[0] in TEMPLATES and len(templates) == 1 else list(templates)
+    if collection is not None:
+        types = client.collection(collection)["fields"] if wheres else {}
+        input_["collection"] = collection
+        input_["filter"] = condition_of(wheres, filter_json, types)
+    else:
+        input_["images"] = [client.upload_image(Path(image)) if Path(image).is_file() else image for image in images]
+    job = watched(client, client.submit("classify", {name: value for name, value in input_.items() if value}).id)
+    if job.state != "succeeded" or job.result is None:
+        raise JobFailed(job)
+    if as_json:
+        show_json(job.data)
+    else:
+        _show(job.result, dict(zip(input_.get("images", []), images, strict=True)))
+    for path in _saved(client, job, out) if out else []:
+        click.echo(f"  {path}", err=True)
+
+
+def _saved(client: DreamqueueClient, job: Job, folder: Path) -> list[Path]:
+    """The job's files: of a collection the server wrote them, of a few pictures the answer is the whole."""
+    if job.files:
+        return client.download_all(job, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = (job.result or {})["classifications"]
+    paths = [folder / "classifications.json", folder / "classifications.csv"]
+    paths[0].write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+    with paths[1].open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "best_label", "probability"])
+        for item in found:
+            best = item["labels"][0]
+            writer.writerow([item["image"], item["label"], best["label"], best["probability"]])
+    return paths
+
+
+def _labels(labels: tuple[str, ...], file: Path | None) -> list[str]:
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
+    found = list(dict.fromkeys([*labels, *(line.strip() for line in lines if line.strip())]))
+    if len(found) < 2:
+        raise click.UsageError("give two labels at least: --label, --labels-file")
+    return found
+
+
+def _show(result: dict[str, Any], names: dict[str, str]) -> None:
+    rows = []
+    for item in result["classifications"]:
+        likely = [f"{label['label']} {label['probability']:.1%}" for label in item["labels"][:SHOWN]]
+        rows.append({"picture": names.get(item["image"], item["image"]), "label": item["label"], "likely": likely})
+    show_rows(rows, ["picture", "label", "likely"])
+    if counts := result.get("counts"):
+        click.echo()
+        most = sorted(counts.items(), key=lambda pair: -pair[1])
+        show_rows([{"label": label, "pictures": count} for label, count in most], ["label", "pictures"])

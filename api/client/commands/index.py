@@ -1,0 +1,214 @@
+"""index: a folder, an archive or an address becomes a collection that can be searched."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import resources
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from api.client.client import DreamqueueClient
+from api.client.commands.connection import connected, json_option
+from api.client.commands.show import show_json
+from api.client.errors import JobFailed, Missing
+from api.client.job import Event, Job
+from api.client.packing import Tally, packs_of, pictures_in
+from api.client.tables import TableError, read_table
+
+__all__ = ["index", "valid_name"]
+
+OPENMOJI = "openmoji"
+ARCHIVES = frozenset({".zip", ".tar"})
+SHOWN_ERRORS = 20
+URLS = ("http://", "https://")
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option("--collection", "-c", help="Where to; default: the folder's or archive's name.")
+@click.option("--model", help="The CLIP that sees the pictures, for a collection that is new.")
+@click.option("--metadata", "table", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="A .csv with a column `file`, .json or .jsonl: what is known of a folder's pictures.")  # fmt: skip
+@click.option("--openmoji", is_flag=True, help="The 1,652 pictures that come with dreamqueue, in place of SOURCE.")
+@json_option
+@connected
+def index(
+    source: str | None, collection: str | None, model: str | None, table: Path | None, openmoji: bool, as_json: bool,
+    client: DreamqueueClient,
+) -> None:  # fmt: skip
+    """Put pictures into a collection, so that they can be searched; again, only what is new is looked at.
+
+    SOURCE is a folder of PNG, JPEG and WebP files, a .zip or .tar of them, or a picture's address.
+
+    \b
+    dreamqueue index --openmoji
+    dreamqueue index ~/Pictures --collection photos --metadata photos.csv
+    """
+    if openmoji == (source is not None):
+        raise click.UsageError("give SOURCE or --openmoji")
+    with ExitStack() as stack:
+        path = stack.enter_context(_openmoji()) if openmoji else Path(source or "")
+        kind = _kind_of(source or "", path)
+        if table and kind != "folder":
+            raise click.BadParameter("is for a folder; an archive has its table within", param_hint="--metadata")
+        name = collection or _default_name(kind, OPENMOJI if openmoji else path.resolve().name)
+        tally = Tally()
+        progress = stack.enter_context(_Bar())
+        if kind == "folder":
+            names = pictures_in(path)
+            if not names:
+                raise click.BadParameter("no PNG, JPEG or WebP file in it", param_hint="SOURCE")
+            rows = _rows_of(table, names)
+            _create(client, name, model)
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamqueue-")))
+            progress.expect(len(names))
+            for pack in packs_of(path, names, rows, work):
+                progress.say(f"sending {pack.pictures:,}")
+                tally.add(progress.follow(client, client.add_archive(name, pack.path), pack.pictures))
+        else:
+            _create(client, name, model)
+            progress.say("sending")
+            job = client.add_images(name, [source or ""]) if kind == "url" else client.add_archive(name, path)
+            tally.add(progress.follow(client, job, None))
+    if as_json:
+        show_json({"collection": name, **tally.__dict__})
+    else:
+        _show(name, tally)
+    if tally.seen and tally.failed == tally.seen:
+        click.get_current_context().exit(1)
+
+
+def valid_name(text: str) -> str:
+    """A collection's name like `text`; empty where nothing of it can stay."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+
+
+def _kind_of(source: str, path: Path) -> str:
+    if source.startswith(URLS):
+        return "url"
+    if path.is_dir():
+        return "folder"
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        return "archive"
+    raise click.BadParameter(f"{source}: a folder, a .zip or .tar, or an address", param_hint="SOURCE")
+
+
+def _default_name(kind: str, name: str) -> str:
+    valid = "" if kind == "url" else valid_name(Path(name).stem if kind == "archive" else name)
+    if not valid:
+        raise click.BadParameter("say which", param_hint="--collection")
+    return valid
+
+
+@contextmanager
+def _openmoji() -> Iterator[Path]:
+    """The shipped archive, as a file. deploy is not imported: only the files beside it are looked for."""
+    try:
+        shipped = resources.files("deploy") / "pictures" / "openmoji.zip"
+        there = shipped.is_file()
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        raise click.ClickException(
+            "the OpenMoji pictures come with the whole of dreamqueue; here is the client alone. From a checkout: "
+            "dreamqueue index deploy/pictures/openmoji.zip"
+        )
+    with resources.as_file(shipped) as path:
+        yield path
+
+
+def _rows_of(table: Path | None, names: list[str]) -> dict[str, dict[str, object]]:
+    if table is None:
+        return {}
+    try:
+        rows = read_table(table)
+    except TableError as error:
+        raise click.BadParameter(str(error), param_hint="--metadata") from None
+    if strangers := sorted(set(rows) - set(names)):
+        click.echo(f"{len(strangers)} rows of {table} are of no picture in the folder, {strangers[0]} first", err=True)
+    return rows
+
+
+def _create(client: DreamqueueClient, name: str, model: str | None) -> None:
+    """As it is, where it is there: its model is its own unless another one is asked for."""
+    if model is None:
+        try:
+            client.collection(name)
+        except Missing:
+            client.create_collection(name)
+    else:
+        client.create_collection(name, model=model)
+
+
+def _show(name: str, tally: Tally) -> None:
+    click.echo(
+        f"{name}: {tally.added:,} added, {tally.updated:,} updated, {tally.unchanged:,} unchanged, "
+        f"{tally.failed:,} failed; {tally.total:,} in all"
+    )
+    errors = tally.errors or []
+    for error in errors[:SHOWN_ERRORS]:
+        click.echo(f"  {error.get('item') or error.get('image')}: {error['message']} ({error['code']})", err=True)
+    if tally.failed > SHOWN_ERRORS:
+        click.echo(
+            f"  and {tally.failed - min(SHOWN_ERRORS, len(errors)):,} more; --json lists what is known", err=True
+        )
+    if tally.total:
+        click.echo(f'next: dreamqueue search "red fruit" --collection {name}')
+
+
+class _Bar:
+    """One bar over all archives, on stderr."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=console.is_terminal,
+        )  # fmt: skip
+        self._line = self._progress.add_task("looking", total=None)
+        self._done = 0
+        self._total: int | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def expect(self, pictures: int) -> None:
+        """How many there are in all."""
+        self._total = pictures
+        self._progress.update(self._line, total=pictures)
+
+    def say(self, what: str) -> None:
+        """What is being done."""
+        self._progress.update(self._line, description=what)
+
+    def follow(self, client: DreamqueueClient, job: Job, pictures: int | None) -> Job:
+        """Watch a job of so many pictures to its end. Raises JobFailed."""
+        self._watch(client.watch(job.id), pictures)
+        ended = client.get(job.id)
+        if ended.state != "succeeded":
+            raise JobFailed(ended)
+        self._done += pictures or 0
+        self._progress.update(self._line, completed=self._done)
+        return ended
+
+    def _watch(self, events: Iterable[Event], pictures: int | None) -> None:
+        for event in events:
+            data = event.data
+            if event.type != "progress":
+                self.say(str(data.get("state") or event.type))
+                continue
+            self.say(str(data.get("stage") or "running"))
+            if pictures is not None:
+                self._progress.update(self._line, completed=self._done + (data.get("fraction") or 0.0) * pictures)
+            elif data.get("total"):
+                self._progress.update(self._line, completed=data["step"], total=data["total"])
