@@ -21,6 +21,10 @@ def open_database(settings: Settings) -> VectorDatabase:
         raise VectorsUnavailable("DREAMQUEUE_VECTORS_URL is not set: this worker serves no collections")
     if scheme == "s3":
         return _in_bucket(settings, url)
+    if scheme in {"http", "https"}:
+        from worker.vectors.qdrant import QdrantDatabase  # half a second, which only its users should wait for
+
+        return QdrantDatabase.at(url, settings.vectors_api_key)
     return _in_folder(Path(url.removeprefix("file://")))
 
 

@@ -41,7 +41,7 @@ def _silent(_: float) -> None:
 def duplicate_sets(vectors: Vectors, threshold: float, step: Step = _silent) -> list[list[int]]:
     """Rows connected by cosines of at least `threshold`, directly or over others: sets of two and more, the largest
     first, positions rising. Work grows with the square of the rows, memory does not."""
-    parent = np.arange(len(vectors))
+    root = np.arange(len(vectors))
     starts = range(0, len(vectors), BLOCK)
     pairs = len(starts) * (len(starts) + 1) / 2
     done = 0
@@ -50,28 +50,26 @@ def duplicate_sets(vectors: Vectors, threshold: float, step: Step = _silent) -> 
         for other in range(start, len(vectors), BLOCK):
             cosines = rows @ vectors[other : other + BLOCK].T
             left, right = np.nonzero(cosines >= threshold)
-            ahead = left + start < right + other
-            for one, two in zip(left[ahead] + start, right[ahead] + other, strict=True):
-                _join(parent, int(one), int(two))
+            _connect(root, left + start, right + other)
             done += 1
             step(done / pairs)
-    roots = np.array([_root(parent, at) for at in range(len(parent))], np.intp)
     sets: dict[int, list[int]] = {}
-    for at, root in enumerate(roots.tolist()):
-        sets.setdefault(root, []).append(at)
+    for at, of in enumerate(root.tolist()):
+        sets.setdefault(of, []).append(at)
     return sorted((found for found in sets.values() if len(found) > 1), key=lambda found: (-len(found), found[0]))
 
 
-def _root(parent: Ints, at: int) -> int:
-    while parent[at] != at:
-        parent[at] = parent[parent[at]]  # halves the way for the next one
-        at = int(parent[at])
-    return at
-
-
-def _join(parent: Ints, one: int, two: int) -> None:
-    first, second = sorted((_root(parent, one), _root(parent, two)))
-    parent[second] = first
+def _connect(root: Ints, left: Ints, right: Ints) -> None:
+    """Every row's root is the first row of its set, before and after."""
+    while True:
+        one, two = root[left], root[right]
+        apart = one != two
+        if not apart.any():
+            return
+        left, right = left[apart], right[apart]
+        np.minimum.at(root, np.maximum(one, two)[apart], np.minimum(one, two)[apart])
+        while not np.array_equal(above := root[root], root):
+            root[:] = above
 
 
 def group(vectors: Vectors, k: int, seed: int, step: Step = _silent) -> Groups:

@@ -19,6 +19,7 @@ from lancedb.index import BTree, HnswSq
 
 from shared.errors import Conflict, VectorsUnavailable
 from shared.filters import AnyFilter
+from worker.vectors.checks import check_rows
 from worker.vectors.conditions import as_sql, plan
 from worker.vectors.index import Columns, Found, Int64s, Row, Vectors
 from worker.vectors.lance_faults import insisting, translated
@@ -49,9 +50,11 @@ class LanceDatabase:
     def open(self, table: str, width: int) -> LanceTable:
         """The table, made when it is not there. Raises Conflict where it has vectors of another width."""
         connection = self._connected()
-        schema = schema_of(width)
         with translated(f"opening {table}"):
-            held = insisting(lambda: connection.create_table(table, schema=schema, exist_ok=True))
+            try:
+                held = connection.open_table(table)
+            except ValueError:  # it is not there; should it be made meanwhile, that one is taken
+                held = insisting(lambda: connection.create_table(table, schema=schema_of(width), exist_ok=True))
             has = held.schema.field("vector").type.list_size
         if has != width:
             raise Conflict(f"the table {table} holds vectors of {has} numbers, not {width}")
@@ -104,7 +107,7 @@ class LanceTable:
     def put(self, rows: Sequence[Row], columns: Columns) -> None:
         """Write rows, replacing those of the same ids; all or nothing. Of two rows with one id the last counts.
         Raises InvalidInput and NonFinite for rows that no table takes."""
-        last = list({row.id: row for row in rows}.values())
+        last = check_rows(rows, columns, self.width)
         if not last:
             return
         with translated(f"writing to {self._name}"):

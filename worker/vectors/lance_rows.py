@@ -3,13 +3,12 @@ that a new field never changes a table that others write to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shared.errors import InvalidInput, NonFinite
 from shared.filters import MAX_FIELDS_OF_TYPE, Column
 from worker.vectors.conditions import column_name
 from worker.vectors.index import Columns, Int64s, Metadata, Row, Vectors
@@ -41,13 +40,8 @@ def fields_of(columns: Columns) -> list[str]:
 
 
 def batch_of(rows: Sequence[Row], revisions: Int64s, columns: Columns, width: int) -> pa.RecordBatch:
-    """Rows to be written. Raises InvalidInput for a vector of another width, NonFinite for one with NaN or infinity."""
-    for row in rows:
-        if row.vector.shape != (width,):
-            raise InvalidInput(f"a vector of {row.vector.size} numbers cannot go to a table of {width}", field="vector")
+    """Rows to be written, one of each id (worker/vectors/checks.py)."""
     vectors = np.stack([row.vector for row in rows]).astype(np.float32, copy=False)
-    if not np.isfinite(vectors).all():
-        raise NonFinite("a vector holds NaN or infinity")
     schema = schema_of(width)
     arrays: dict[str, Any] = {
         "id": pa.array([row.id for row in rows], pa.string()),
@@ -62,17 +56,9 @@ def batch_of(rows: Sequence[Row], revisions: Int64s, columns: Columns, width: in
         else:  # -0.0 becomes 0.0, which Arrow would tell apart
             numbers = [None if value is None else float(value) + 0.0 for value in values]
             arrays[column_name(column)] = pa.array(numbers, pa.float64())
-    _refuse_unknown(rows, columns)
     for at in schema:
         arrays.setdefault(at.name, pa.nulls(len(rows), at.type))
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
-
-
-def _refuse_unknown(rows: Iterable[Row], columns: Columns) -> None:
-    for row in rows:
-        for name in row.metadata:
-            if name not in columns:
-                raise InvalidInput(f"the table has no column for the metadata field {name}", field=f"metadata.{name}")
 
 
 def vectors_of(batch: pa.RecordBatch, width: int) -> Vectors:
