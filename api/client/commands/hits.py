@@ -35,8 +35,10 @@ RENDERABLES = {"auto": "Image", "kitty": "TGPImage", "sixel": "SixelImage", "blo
 def pictures_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --pictures and --no-pictures; the command gets `pictures`, one of PICTURES."""
 
-    @click.option("--pictures", type=click.Choice(PICTURES), default="auto", show_default=True,
-                  help="How to show pictures: as the terminal can (kitty's protocol, sixel, half blocks), or not.")  # fmt: skip
+    @click.option(
+        "--pictures", type=click.Choice(PICTURES), default="auto", show_default=True,
+        help="How to show pictures: as the terminal can (kitty's protocol, sixel, half blocks), or not.",
+    )  # fmt: skip
     @click.option("--no-pictures", is_flag=True, help="A line per picture.")
     @functools.wraps(command)
     def run(*args: Any, pictures: str, no_pictures: bool, **options: Any) -> Any:
