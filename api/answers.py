@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 from flask import Response
 
@@ -13,12 +14,16 @@ from api.job_view import Place, job_document, job_tag, result_document
 from api.problems import failed_job_response
 from api.routing import Call
 from api.waiting import await_job
+from shared.errors import DreamqueueError, NotFound, StoreUnavailable
 from shared.jobs import JobRecord, JobState, NewJob
+from shared.logs import get_logger
 
 __all__ = [
     "KEY_HEADER", "PREFER_HEADER", "job_response", "json_response", "place_of", "result_response",
     "submitted_response",
 ]  # fmt: skip
+
+log = get_logger(__name__)
 
 RESULT_WAIT_S = 10.0  # how long who asks for a result waits, unless they say otherwise
 KEY_HEADER = {
@@ -63,15 +68,16 @@ def place_of(call: Call, record: JobRecord) -> Place:
     return Place(position, eta_s(record, pool, position, int(time.time() * 1000)))
 
 
-def submitted_response(call: Call, job: NewJob) -> Response:
-    """Accept the job; 202 with it, or 200 where it had ended by the time that the caller waits."""
-    record, is_new = _accepted(call, job, 0.0)
+def submitted_response(call: Call, job: NewJob, *, undo: Callable[[], None] = lambda: None) -> Response:
+    """Accept the job; 202 with it, or 200 where it had ended by the time that the caller waits. `undo` is called where
+    no new job came of it, and takes back what was stored for one."""
+    record, is_new = _accepted(call, job, 0.0, undo)
     return _finished(job_response(call, record, status=200 if record.is_final else 202), record, is_new)
 
 
 def result_response(call: Call, job: NewJob) -> Response:
     """Accept the job and wait: 200 with what it made, a problem where it failed, 202 with the job where it goes on."""
-    record, is_new = _accepted(call, job, RESULT_WAIT_S)
+    record, is_new = _accepted(call, job, RESULT_WAIT_S, lambda: None)
     if not record.is_final:
         response = job_response(call, record, status=202)
     elif record.state == JobState.SUCCEEDED:
@@ -81,13 +87,31 @@ def result_response(call: Call, job: NewJob) -> Response:
     return _finished(response, record, is_new)
 
 
-def _accepted(call: Call, job: NewJob, wait_s: float) -> tuple[JobRecord, bool]:
+def _accepted(call: Call, job: NewJob, wait_s: float, undo: Callable[[], None]) -> tuple[JobRecord, bool]:
     asked = preferred_wait_s()
-    submitted = call.services.store.submit(job)
+    try:
+        submitted = call.services.store.submit(job)
+    except DreamqueueError as error:
+        if not isinstance(error, StoreUnavailable) or _is_unknown(call, job):
+            undo()
+        raise
+    if not submitted.created:
+        undo()
     record = await_job(
         call.services, call.tenant, submitted.id, wait_s if asked is None else asked, lambda record: record.is_final
     )
     return record, submitted.created
+
+
+def _is_unknown(call: Call, job: NewJob) -> bool:
+    """Whether a submit without an answer did not reach the store; where the store is silent, it may have."""
+    try:
+        call.services.store.get(job.tenant, job.id)
+    except NotFound:
+        return True
+    except StoreUnavailable:
+        log.warning("a job's input stays, though it is not known whether the job was accepted", job_id=job.id)
+    return False
 
 
 def _finished(response: Response, record: JobRecord, is_new: bool) -> Response:
