@@ -22,12 +22,16 @@ out_option = click.option(
 )
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def collections(context: click.Context) -> None:
+class _ListFirst(click.Group):
+    """A group that lists when nothing else is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["list"])
+
+
+@click.group(cls=_ListFirst)
+def collections() -> None:
     """Pictures that can be searched: list them, look at one, make and delete them."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_)
 
 
 @collections.command("list")
@@ -96,8 +100,8 @@ def duplicates(name: str, threshold: float | None, out: Path | None, as_json: bo
     if as_json:
         show_json(result)
     else:
-        click.echo(f"{len(result['sets']):,} sets of near-duplicates, cosine {result['threshold']:g} and above, "
-                   f"{result['pictures']:,} pictures in them")  # fmt: skip
+        click.echo(f"{len(result['sets']):,} sets of near-duplicates among {result['pictures']:,} pictures, "
+                   f"cosine {result['threshold']:g} and above")  # fmt: skip
         for ids in result["sets"]:
             click.echo(f"  {'  '.join(ids)}")
     _save(client, job, out)

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from api.client.client import DreamqueueClient
-from api.client.commands.show import PIPED_WIDTH
 from api.client.errors import ApiError
 
 __all__ = [
@@ -113,10 +112,12 @@ def show_hits(found: Sequence[Found], renderable: Renderable | None, console: Co
         _show_table(found, console)
         return
     across = max(1, console.width // (CELL_COLUMNS + 2))
-    grid = Table.grid(padding=(0, 2, 1, 0))
+    grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(across):
         grid.add_column(width=CELL_COLUMNS)
     for start in range(0, len(found), across):
+        if start:
+            grid.add_row("")
         grid.add_row(*(_cell(one, renderable) for one in found[start : start + across]))
     console.print(grid)
 
@@ -129,7 +130,7 @@ def draw_hits(title: str, found: Iterable[Found], path: Path) -> None:
         Tile(
             one.picture,
             f"{one.rank}.  {one.numbers}",
-            " - ".join(part for part in telling(one.hit["metadata"]) if part),
+            next((part for part in telling(one.hit["metadata"]) if part), ""),
         )
         for one in found
     ]
@@ -155,7 +156,7 @@ def _picture(data: bytes, renderable: Renderable) -> RenderableType:
     from api.client.contact_sheet import squared
 
     with Image.open(io.BytesIO(data)) as opened:
-        return renderable(squared(opened), width=CELL_COLUMNS)
+        return renderable(squared(opened), width=CELL_COLUMNS, height="auto")
 
 
 def _show_table(found: Sequence[Found], console: Console) -> None:
@@ -172,4 +173,4 @@ def _show_table(found: Sequence[Found], console: Console) -> None:
         title, rest = telling(one.hit["metadata"])
         numbers = (str(one.rank), f"{one.hit['score']:.4f}", f"{one.hit['cosine']:.4f}")
         table.add_row(*numbers, Text(title or "-"), Text(rest or "-"), Text(one.hit["id"]))
-    console.print(table, width=None if console.is_terminal else PIPED_WIDTH, crop=False)
+    console.print(table, crop=False)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, json_option
 from api.client.commands.hits import draw_hits, fetched, found_in, pictures_option, renderable_for, show_hits
-from api.client.commands.show import show_json
+from api.client.commands.show import console_for_lines, show_json
 from api.client.query import Query, QueryError, parse_condition, parse_query
 
 __all__ = ["condition_of", "filter_option", "search", "where_option", "which_collection"]
@@ -75,7 +74,7 @@ def search(
     )  # fmt: skip
     if as_json:
         show_json(answer)
-    console = Console(highlight=False)
+    console = console_for_lines()
     renderable = None if as_json else renderable_for(pictures, console)
     found = fetched(client, answer["hits"]) if renderable or sheet else found_in(answer["hits"])
     if not as_json:

@@ -23,9 +23,9 @@ from rich.table import Table
 from api.client.client import DreamqueueClient
 from api.client.job import Event, Job
 
-__all__ = ["show_job", "show_json", "show_rows", "watched"]
+__all__ = ["console_for_lines", "show_job", "show_json", "show_rows", "watched"]
 
-PIPED_WIDTH = 400  # into a pipe or file, no line is folded
+PIPED_WIDTH = 10_000  # into a pipe or file, no line is folded
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "expired": "yellow", "running": "cyan"}
 
 
@@ -41,8 +41,14 @@ def show_rows(rows: Iterable[dict[str, Any]], columns: list[str]) -> None:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "kid"))
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
+    console = console_for_lines()
+    console.print(table, crop=False)
+
+
+def console_for_lines() -> Console:
+    """Stdout: as wide as the terminal, or so wide that nothing is folded."""
     console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else PIPED_WIDTH, crop=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def _cell(value: Any) -> str:
