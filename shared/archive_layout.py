@@ -24,6 +24,7 @@ from shared.clip_specs import Metadata
 __all__ = ["MAX_TABLE_BYTES", "TABLES", "RowError", "is_skipped", "member_name", "read_table"]
 
 TABLES = ("metadata.csv", "metadata.json", "metadata.jsonl")
+TEXTS = (".txt", ".md")
 MAX_TABLE_BYTES = 8 * 2**20
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")  # 007 is a code, not a number
 BOOLEANS = {"true": True, "false": False}
@@ -48,8 +49,10 @@ def member_name(raw: str) -> str:
 
 
 def is_skipped(name: str) -> bool:
-    """Whether a member is neither picture nor table: what macOS adds, and files and folders that start with a dot."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Whether a member is neither picture nor table: what macOS adds, files and folders that start with a dot, and what
+    is there to be read, such as a licence."""
+    is_text = name.lower().endswith(TEXTS)
+    return is_text or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def read_table(name: str, body: bytes) -> tuple[dict[str, dict[str, Any]], list[RowError]]:

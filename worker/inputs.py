@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import Expired, NotFound, UnreadableImage
 from shared.settings import Settings
@@ -73,5 +73,7 @@ def decode_picture(body: bytes, ref: str, max_pixels: int) -> Image.Image:
             if "A" in upright.getbands() or "transparency" in upright.info:
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
             return upright.convert("RGB")
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"the picture {ref} cannot be decoded: it is no PNG, JPEG, WebP or GIF") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"the picture {ref} cannot be decoded: {error}") from None

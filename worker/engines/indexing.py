@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.clip_specs import IndexSpec
 from shared.errors import DreamqueueError, InvalidInput, Stopped, Unavailable
@@ -21,6 +21,8 @@ from worker.engines.embeddings import Embedder
 from worker.engines.shelf import Loaded, OpenCollection, Shelf, Source
 from worker.engines.stages import StageClock
 from worker.vectors.index import Metadata, Row
+
+T = TypeVar("T")
 
 __all__ = ["CHUNK", "Indexed", "Indexing", "Quiet"]
 
@@ -187,12 +189,14 @@ class Indexing:
     def _looked_at(self, new: list[_Picture], monitor: Monitor) -> list[Row]:
         if not new:
             return []
-        with self._clock.stage("keep"), ThreadPoolExecutor(THREADS, thread_name_prefix="keep") as keepers:
-            for _ in keepers.map(self._shelf.keep, [picture.loaded for picture in new]):
-                monitor.check()
-        with self._clock.stage("embed"):
-            images = [picture.loaded.image for picture in new]
-            vectors = self._embedder.images(self._model, images, Quiet(monitor)).float().cpu().numpy()
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="keep") as keepers:
+            kept = [keepers.submit(self._shelf.keep, picture.loaded) for picture in new]
+            with self._clock.stage("embed"):
+                images = [picture.loaded.image for picture in new]
+                vectors = self._embedder.images(self._model, images, Quiet(monitor)).float().cpu().numpy()
+            with self._clock.stage("keep"):  # what is not stored yet: a row must not be there before its picture
+                for future in kept:
+                    _result(future, monitor)
         now_ms = int(time.time() * 1000)
         return [
             Row(picture.loaded.id, vector, picture.source.metadata, now_ms)
@@ -214,7 +218,7 @@ def _ahead(
         yield sources[begin : begin + CHUNK], now
 
 
-def _result(future: Future[Loaded], monitor: Monitor) -> Loaded:
+def _result(future: Future[T], monitor: Monitor) -> T:
     while True:
         monitor.check()
         try:
