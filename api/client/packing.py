@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from typing import Any
 
 from api.client.job import Job
 
-__all__ = ["MAX_PICTURES", "SUFFIXES", "Pack", "Tally", "packs_of", "pictures_in"]
+__all__ = ["MAX_PICTURES", "MAX_PICTURE_BYTES", "SUFFIXES", "Pack", "Tally", "packs_of", "pictures_in"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 MAX_PICTURES = 2_000  # of one archive; the server takes 10,000, but progress that is seen early is worth more
 MAX_PACK_BYTES = 64 * 2**20  # below what any sensible server takes (DREAMQUEUE_ARCHIVE_MAX_BYTES, 256 MiB by default)
+MAX_PICTURE_BYTES = 10 * 2**20  # what the server takes of one picture (DREAMQUEUE_IMAGE_MAX_BYTES) by default
 MAX_VALUE = 1_000  # characters of a metadata value
+MAX_NAME = 400  # characters of a name in an archive
+DRIVE = re.compile(r"[A-Za-z]:")
 Table = Mapping[str, Mapping[str, Any]]
 
 
@@ -39,6 +43,11 @@ class Tally:
     failed: int = 0
     total: int = 0  # pictures in the collection, after the last one
     errors: list[dict[str, Any]] | None = None
+
+    def refuse(self, name: str, code: str, message: str) -> None:
+        """Count a picture that was not even sent."""
+        self.failed += 1
+        self.errors = [*(self.errors or []), {"item": name, "image": None, "code": code, "message": message}]
 
     def add(self, job: Job) -> None:
         """Count an ended job in."""
@@ -81,9 +90,10 @@ def packs_of(
     for number, part in enumerate(_parts(folder, names, max_pictures, max_bytes)):
         path = work / f"pack-{number}.zip"
         rows = []
+        taken: set[str] = set()
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for name in part:
-                member = _spoken(name)
+                member = _member_name(name, taken)
                 archive.write(folder / name, member)
                 rows.append({"file": member, **_places(member), **table.get(name, {})})
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -111,7 +121,12 @@ def _places(member: str) -> dict[str, str]:
     return {"path": member[-MAX_VALUE:], **({"folder": folder[-MAX_VALUE:]} if folder else {})}
 
 
-def _spoken(name: str) -> str:
-    """A file's name as text that can be stored and shown: bytes that are none and control characters are replaced."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "�" for character in text)
+def _member_name(name: str, taken: set[str]) -> str:
+    """A file's name as every system and the server can read it: text, no drive, no control characters, not too long."""
+    text = os.fsencode(name).decode("utf-8", "replace").replace("\\", "_")
+    text = "".join(character if character.isprintable() else "�" for character in text)
+    text = text[-MAX_NAME:].lstrip("/")
+    if DRIVE.match(text) or text in taken:
+        text = f"{len(taken)}/{text}"
+    taken.add(text)
+    return text

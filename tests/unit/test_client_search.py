@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from api.archives import ArchiveLimits, inspected_archive
 from api.client.job import Job
 from api.client.packing import Tally, packs_of, pictures_in
 from api.client.query import Query, QueryError, parse_condition, parse_query, parse_weighted
@@ -232,6 +233,18 @@ def test_names_that_are_no_text_are_packed_under_one_that_is(tmp_path: Path) -> 
         break
     else:
         raise AssertionError("nothing was packed")
+
+
+def test_names_the_server_would_refuse_are_changed_and_stay_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "work").mkdir()
+    for name in ("a\\b.png", "a_b.png", "C:d.png", "x" * 240 + ".png"):
+        (tmp_path / "in" / name).write_bytes(picture())
+    limits = ArchiveLimits(archive=2**20, member=2**16)
+    for pack in packs_of(tmp_path / "in", pictures_in(tmp_path / "in"), {}, tmp_path / "work"):
+        with pack.path.open("rb") as file:
+            assert inspected_archive(file, limits).members == 4
+        assert {"a_b.png", "0/C:d.png"} < set(_read(pack.path)[0])
 
 
 def test_jobs_are_added_up() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -93,9 +95,13 @@ def fetched(client: DreamqueueClient, hits: Sequence[dict[str, Any]]) -> list[Fo
 
 
 def renderable_for(pictures: str, console: Console) -> Renderable | None:
-    """What shows a picture on this terminal; None where nothing does, or `pictures` is no. Asking a terminal takes a
-    moment and reads its answer from the keyboard, so ask once."""
+    """What shows a picture on this terminal; None where nothing does, or `pictures` is no. The library asks the
+    terminal what it can as it is imported, and reads the answer from the keyboard: without one, no pictures."""
     if pictures == "no" or (pictures == "auto" and not console.is_terminal):
+        return None
+    if _is_terminal(sys.__stdout__) and not _is_terminal(sys.__stdin__):
+        if pictures != "auto":
+            click.echo("no pictures: the terminal's answer cannot be read, stdin is not the keyboard", err=True)
         return None
     try:
         import textual_image.renderable as renderables
@@ -104,6 +110,10 @@ def renderable_for(pictures: str, console: Console) -> Renderable | None:
         return None
     chosen: Renderable = getattr(renderables, RENDERABLES[pictures])
     return chosen
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def show_hits(found: Sequence[Found], renderable: Renderable | None, console: Console) -> None:
@@ -149,8 +159,6 @@ def _cell(one: Found, renderable: Renderable) -> RenderableType:
 
 
 def _picture(data: bytes, renderable: Renderable) -> RenderableType:
-    import io
-
     from PIL import Image
 
     from api.client.contact_sheet import squared
@@ -161,14 +169,15 @@ def _picture(data: bytes, renderable: Renderable) -> RenderableType:
 
 def _show_table(found: Sequence[Found], console: Console) -> None:
     """A line each. A terminal cuts what is too long; a pipe gets all of it."""
-    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"} if console.is_terminal else {"overflow": "fold"}
+    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"} if console.is_terminal else {}
+    rest_width = max(12, console.width - 62) if console.is_terminal else None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right")
     table.add_column("score")
     table.add_column("cosine")
-    table.add_column("what", **cut)
-    table.add_column("metadata", ratio=1 if console.is_terminal else None, **cut)
-    table.add_column("id", max_width=16 if console.is_terminal else None, **cut)
+    table.add_column("what", max_width=26 if console.is_terminal else None, **cut)
+    table.add_column("metadata", max_width=rest_width, **cut)
+    table.add_column("id", max_width=14 if console.is_terminal else None, **cut)
     for one in found:
         title, rest = telling(one.hit["metadata"])
         numbers = (str(one.rank), f"{one.hit['score']:.4f}", f"{one.hit['cosine']:.4f}")

@@ -18,7 +18,7 @@ from api.client.commands.connection import connected, json_option
 from api.client.commands.show import show_json
 from api.client.errors import JobFailed, Missing
 from api.client.job import Event, Job
-from api.client.packing import Tally, packs_of, pictures_in
+from api.client.packing import MAX_PICTURE_BYTES, Tally, packs_of, pictures_in
 from api.client.tables import TableError, read_table
 
 __all__ = ["index", "valid_name"]
@@ -61,10 +61,10 @@ def index(
         tally = Tally()
         progress = stack.enter_context(_Bar())
         if kind == "folder":
-            names = pictures_in(path)
-            if not names:
+            names = _small_enough(path, pictures_in(path), tally)
+            if not names and not tally.failed:
                 raise click.BadParameter("no PNG, JPEG or WebP file in it", param_hint="SOURCE")
-            rows = _rows_of(table, names)
+            rows = _rows_of(table, set(names))
             _create(client, name, model)
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamqueue-")))
             progress.expect(len(names))
@@ -123,14 +123,26 @@ def _openmoji() -> Iterator[Path]:
         yield path
 
 
-def _rows_of(table: Path | None, names: list[str]) -> dict[str, dict[str, object]]:
+def _small_enough(folder: Path, names: list[str], tally: Tally) -> list[str]:
+    """The server refuses an archive as a whole for one picture that is too large."""
+    kept = []
+    for name in names:
+        size = (folder / name).stat().st_size
+        if size > MAX_PICTURE_BYTES:
+            tally.refuse(name, "too_large", f"{size:,} bytes; {MAX_PICTURE_BYTES:,} at most")
+        else:
+            kept.append(name)
+    return kept
+
+
+def _rows_of(table: Path | None, names: set[str]) -> dict[str, dict[str, object]]:
     if table is None:
         return {}
     try:
         rows = read_table(table)
     except TableError as error:
         raise click.BadParameter(str(error), param_hint="--metadata") from None
-    if strangers := sorted(set(rows) - set(names)):
+    if strangers := sorted(set(rows) - names):
         click.echo(f"{len(strangers)} rows of {table} are of no picture in the folder, {strangers[0]} first", err=True)
     return rows
 
@@ -159,7 +171,8 @@ def _show(name: str, tally: Tally) -> None:
             f"  and {tally.failed - min(SHOWN_ERRORS, len(errors)):,} more; --json lists what is known", err=True
         )
     if tally.total:
-        click.echo(f'next: dreamqueue search "red fruit" --collection {name}')
+        words = '"a red heart"' if name == OPENMOJI else "WORDS"
+        click.echo(f"next: dreamqueue search {words} --collection {name}")
 
 
 class _Bar:
@@ -197,7 +210,9 @@ class _Bar:
         ended = client.get(job.id)
         if ended.state != "succeeded":
             raise JobFailed(ended)
-        self._done += pictures or 0
+        tally = Tally()
+        tally.add(ended)
+        self._done += tally.seen
         self._progress.update(self._line, completed=self._done)
         return ended
 
