@@ -1,7 +1,7 @@
 """Vectors for benchmarks of the index: real outputs of a CLIP, never random ones, on which recall would mean nothing.
 
 The 1,652 pictures of deploy/pictures/openmoji.zip, each seen by the shipped emoji-clip (128 numbers) in 20 views: cut
-out, turned and tinted at random, by fixed seeds. Views 0 to 15 are for rows, 16 to 19 for queries, so no query is a row.
+out, turned and tinted at random, by fixed seeds. Views 0 to 15 are for rows, 16 to 19 for queries: no query is a row.
 A row of 512 numbers is four different views of one picture one behind the other, normalised: 43,680 ordered choices of
 four out of 16 for each picture, so that a million distinct rows come from real outputs. They lie in 1,652 dense
 clusters, which is harder for an approximate index than a million different pictures would be: the ten nearest are

@@ -20,6 +20,7 @@ __all__ = ["Groups", "duplicate_sets", "group"]
 BLOCK = 2_048  # rows against rows at once: 16 MB of cosines
 MAX_ROUNDS = 50  # of k-means; it settles much earlier on all but strange data
 SEED_ROWS = 20_000  # rows among which the first centres are looked for
+ROUNDING = 1e-6  # of products of unit vectors in float32: a row and its copy may be 0.9999999 to each other
 
 Ints = NDArray[np.intp]
 Step = Callable[[float], None]  # the share done, 0 to 1
@@ -49,7 +50,7 @@ def duplicate_sets(vectors: Vectors, threshold: float, step: Step = _silent) -> 
         rows = vectors[start : start + BLOCK]
         for other in range(start, len(vectors), BLOCK):
             cosines = rows @ vectors[other : other + BLOCK].T
-            left, right = np.nonzero(cosines >= threshold)
+            left, right = np.nonzero(cosines >= threshold - ROUNDING)
             _connect(root, left + start, right + other)
             done += 1
             step(done / pairs)

@@ -27,6 +27,8 @@ MAX_DEDUP_HITS = 10_000  # pages with `dedup` go so deep: each begins at the top
 DIVERSE_AT_LEAST = 200  # candidates of maximal marginal relevance, or twice the limit
 MAX_FROM_TABLE = 10_000  # candidates asked of an index at once; pages end there
 
+ROUNDING = 1e-6  # of products of unit vectors in float32, on the safe side
+
 Ints = NDArray[np.intp]
 
 
@@ -152,8 +154,8 @@ def _guessed_background(top: Vectors, sample: Vectors | None, question: Question
     if sample is None or not len(sample) or len(top) >= rows:
         return log_mean_exp(top, scale)
     rest = cosines_with(sample, question.query)
-    below = rest[rest < top.min()] if len(top) else rest
-    low = log_mean_exp(below if len(below) else rest, scale) + np.log(max(rows - len(top), 1) / rows)
+    rest = rest[~np.isin(rest, top)]  # a row's cosine is the same to the last bit wherever it was read
+    low = log_mean_exp(rest, scale) + np.log((rows - len(top)) / rows)
     high = log_mean_exp(top, scale) + np.log(len(top) / rows) if len(top) else -np.inf
     return float(np.logaddexp(low, high))
 
@@ -228,6 +230,7 @@ def _is_behind(pool: _Pool, at: int, place: Place) -> bool:
 
 def _unlike(vectors: Vectors, kept: list[Vectors], dedup: float) -> list[int]:
     """Which of a block are far enough from those kept and from those of the block before them."""
+    dedup -= ROUNDING  # a row and its copy may be 0.9999999 to each other
     alike = np.zeros(len(vectors), bool)
     if kept:
         alike |= (vectors @ np.concatenate(kept).T).max(axis=1) >= dedup
