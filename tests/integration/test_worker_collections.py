@@ -10,6 +10,7 @@ import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
@@ -25,9 +26,13 @@ from shared.storage import ObjectStore, image_key, input_key
 from shared.store import JobStore
 from tests.integration.test_worker_pictures import upload
 from tests.support.polling import eventually
+from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
+from worker.checkpoints.registry import EMBEDDED
+from worker.inputs import Inputs
 from worker.runner import _collecting
-from worker.vectors.database import open_database
+from worker.shelves import Shelves
+from worker.upkeep import Upkeep
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -41,11 +46,17 @@ NAMES = (
 @pytest.fixture(scope="module")
 def own(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A pool and an index for this file."""
-    vectors = tmp_path_factory.mktemp("vectors")
+    vectors, weights = tmp_path_factory.mktemp("vectors"), tmp_path_factory.mktemp("weights")
+    write_tiny_models(weights)
+    rows = {row["id"]: row for row in json.loads((weights / "registry.json").read_text())["models"]}
+    shipped = json.loads(EMBEDDED.read_text())["models"][0]
+    shipped |= {name: str(EMBEDDED.parent / shipped[name]) for name in ("folder", "tokenizer")}
+    models = [shipped, rows["emoji-clip"] | {"id": "tiny-clip"}]
+    (weights / "registry.json").write_text(json.dumps({"models": models}))
     return settings.model_copy(
         update={
             "pool": POOL, "kinds": KINDS, "vectors_url": str(vectors), "cpu_threads": 1, "device": "cpu",
-            "fetch_hosts": "127.0.0.1",
+            "fetch_hosts": "127.0.0.1", "weights_dir": str(weights),
         }
     )  # fmt: skip
 
@@ -352,17 +363,69 @@ def test_the_pictures_of_a_job_follow_into_generated(
     }  # fmt: skip
 
 
-def test_a_deleted_collections_table_goes(
-    store: JobStore, own: Settings, collections: CollectionStore, tenant: str, filled: list[dict[str, Any]]
+def test_another_model_takes_over_whole(
+    store: JobStore, objects: ObjectStore, collections: CollectionStore, tenant: str, filled: list[dict[str, Any]],
+    emoji: dict[str, Image.Image],
+) -> None:  # fmt: skip
+    before = collections.get(tenant, "c")
+    assert result(store, tenant, "reembed", collection="c", model="tiny-clip")["rows"] == len(NAMES)
+    after = collections.get(tenant, "c")
+    assert (after.model, after.rows, after.id) == ("tiny-clip", len(NAMES), before.id)
+    assert after.table != before.table
+    assert (after.width, after.fingerprint) != (before.width, before.fingerprint)
+    assert before.table in collections.dropped(-1)
+    hit = result(store, tenant, "search", collection="c", image=filled[0]["image"], limit=1)["hits"][0]
+    assert hit["id"] == filled[0]["image"]
+    assert hit["cosine"] == pytest.approx(1, abs=1e-4)
+    assert hit["metadata"] == filled[0]["metadata"]
+    again = result(store, tenant, "reembed", collection="c", model="tiny-clip")
+    assert again["rows"] == len(NAMES)
+    assert collections.get(tenant, "c").table == after.table
+    more = {"image": upload(objects, tenant, emoji["rocket"].rotate(90)), "metadata": {"name": "turned"}}
+    assert result(store, tenant, "index", collection="c", images=[more])["added"] == 1
+
+
+def test_vectors_of_other_weights_are_never_met(
+    store: JobStore, collections: CollectionStore, tenant: str, filled: list[dict[str, Any]]
 ) -> None:
-    table = collections.get(tenant, "c").table
-    database = open_database(own)
-    assert table in database.tables()
+    store.redis.hset(f"dq:collection:{tenant}:c", "fingerprint", "0" * 64)
+    for kind, spec in (("search", {"text": "x"}), ("index", {"images": filled}), ("classify", {"labels": ["a", "b"]})):
+        record = run(store, tenant, kind, collection="c", **spec)
+        assert (record.state, record.error and record.error["code"]) == (JobState.FAILED, "conflict"), kind
+        assert "re-embed it" in str(record.error)
+
+
+def test_upkeep_compacts_and_drops(
+    store: JobStore, own: Settings, objects: ObjectStore, collections: CollectionStore, tenant: str,
+    filled: list[dict[str, Any]], emoji: dict[str, Image.Image],
+) -> None:  # fmt: skip
+    for turn in range(5):
+        image = upload(objects, tenant, emoji["rocket"].rotate(10 + turn))
+        result(store, tenant, "index", collection="c", images=[{"image": image}])
+    record = collections.get(tenant, "c")
+    folder = Path(own.vectors_url) / f"{record.table}.lance" / "data"
+    scattered = len(list(folder.iterdir()))
+    with ThreadPoolExecutor(2) as threads:
+        shelves = Shelves(store, objects, Inputs(store, objects, own, threads), own)
+        upkeep = Upkeep(shelves, own)
+        assert upkeep.compact(-1) >= 1
+        assert shelves.table(record).count() == record.rows
+        assert len(list(folder.iterdir())) != scattered  # one file was made of them; the old ones go after an hour
+        collections.delete(tenant, "c")
+        assert record.table in shelves.database.tables()
+        assert upkeep.drop(3_600) == 0
+        assert upkeep.drop(-1) >= 1
+        assert record.table not in shelves.database.tables()
+        assert record.table not in collections.dropped(-1)
+
+
+def test_a_deleted_collection_is_not_searched(
+    store: JobStore, collections: CollectionStore, tenant: str, filled: list[dict[str, Any]]
+) -> None:
     collections.delete(tenant, "c")
     record = run(store, tenant, "search", collection="c", text="x")
     assert record.error is not None
     assert record.error["code"] == "not_found"
-    assert table in collections.dropped(-1)
 
 
 def test_a_worker_killed_in_mid_job_leaves_each_picture_once(
