@@ -41,7 +41,6 @@ class Tally:
     updated: int = 0
     unchanged: int = 0
     failed: int = 0
-    total: int = 0  # pictures in the collection, after the last one
     errors: list[dict[str, Any]] | None = None
 
     def refuse(self, name: str, code: str, message: str) -> None:
@@ -54,7 +53,6 @@ class Tally:
         result = job.result or {}
         for name in ("added", "updated", "unchanged", "failed"):
             setattr(self, name, getattr(self, name) + int(result.get(name, 0)))
-        self.total = int(result.get("total", self.total))
         self.errors = [*(self.errors or []), *(result.get("errors") or [])]
 
     @property

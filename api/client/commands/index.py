@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
@@ -64,11 +65,11 @@ def index(
             names = _small_enough(path, pictures_in(path), tally)
             if not names and not tally.failed:
                 raise click.BadParameter("no PNG, JPEG or WebP file in it", param_hint="SOURCE")
-            rows = _rows_of(table, set(names))
+            known = _rows_of(table, set(names))
             _create(client, name, model)
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamqueue-")))
             progress.expect(len(names))
-            for pack in packs_of(path, names, rows, work):
+            for pack in packs_of(path, names, known, work):
                 progress.say(f"sending {pack.pictures:,}")
                 tally.add(progress.follow(client, client.add_archive(name, pack.path), pack.pictures))
         else:
@@ -76,10 +77,11 @@ def index(
             progress.say("sending")
             job = client.add_images(name, [source or ""]) if kind == "url" else client.add_archive(name, path)
             tally.add(progress.follow(client, job, None))
+    rows = client.collection(name)["rows"]
     if as_json:
-        show_json({"collection": name, **tally.__dict__})
+        show_json({"collection": name, "rows": rows, **asdict(tally)})
     else:
-        _show(name, tally)
+        _show(name, tally, rows)
     if tally.seen and tally.failed == tally.seen:
         click.get_current_context().exit(1)
 
@@ -158,10 +160,10 @@ def _create(client: DreamqueueClient, name: str, model: str | None) -> None:
         client.create_collection(name, model=model)
 
 
-def _show(name: str, tally: Tally) -> None:
+def _show(name: str, tally: Tally, rows: int) -> None:
     click.echo(
         f"{name}: {tally.added:,} added, {tally.updated:,} updated, {tally.unchanged:,} unchanged, "
-        f"{tally.failed:,} failed; {tally.total:,} in all"
+        f"{tally.failed:,} failed; {rows:,} in all"
     )
     errors = tally.errors or []
     for error in errors[:SHOWN_ERRORS]:
@@ -170,7 +172,7 @@ def _show(name: str, tally: Tally) -> None:
         click.echo(
             f"  and {tally.failed - min(SHOWN_ERRORS, len(errors)):,} more; --json lists what is known", err=True
         )
-    if tally.total:
+    if rows:
         words = '"a red heart"' if name == OPENMOJI else "WORDS"
         click.echo(f"next: dreamqueue search {words} --collection {name}")
 
