@@ -5,6 +5,7 @@ window.ui = SwaggerUIBundle({
   deepLinking: true,
   presets: [SwaggerUIBundle.presets.apis],
   layout: "BaseLayout",
+  defaultModelsExpandDepth: 0, // the list of schemas takes longer to draw than all calls
   showExtensions: true,
   showCommonExtensions: true,
 });
