@@ -13,7 +13,7 @@ from api.incoming import preferred_wait_s
 from api.job_view import Place, job_document, job_tag, result_document
 from api.problems import failed_job_response
 from api.routing import Call
-from api.waiting import await_job
+from api.waiting import await_end
 from shared.errors import DreamqueueError, NotFound, StoreUnavailable
 from shared.jobs import JobRecord, JobState, NewJob
 from shared.logs import get_logger
@@ -97,9 +97,7 @@ def _accepted(call: Call, job: NewJob, wait_s: float, undo: Callable[[], None]) 
         raise
     if not submitted.created:
         undo()
-    record = await_job(
-        call.services, call.tenant, submitted.id, wait_s if asked is None else asked, lambda record: record.is_final
-    )
+    record = await_end(call.services, call.tenant, submitted.id, wait_s if asked is None else asked)
     return record, submitted.created
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from api.wiring import BLOCK_S, Services
 from shared.jobs import JobRecord
 
-__all__ = ["await_job"]
+__all__ = ["await_end", "await_job"]
 
 
 def await_job(
@@ -27,3 +27,19 @@ def await_job(
             return record
         block_ms = max(1, int(min(left_s, BLOCK_S) * 1000))
         services.events.read(tenant, job_id, after=seen, block_ms=block_ms, limit=1)
+
+
+def await_end(services: Services, tenant: str, job_id: str, wait_s: float) -> JobRecord:
+    """The record as soon as the job has ended, or as it is after `wait_s`; raises as await_job. The record is read
+    before and after, not at every event between: a search is over within a few milliseconds of them.
+    """
+    end = time.monotonic() + wait_s
+    seen = services.events.last_id(tenant, job_id) if wait_s > 0 else "0-0"
+    record = services.store.get(tenant, job_id)
+    while not record.is_final and (left_s := end - time.monotonic()) > 0:
+        block_ms = max(1, int(min(left_s, BLOCK_S) * 1000))
+        events = services.events.read(tenant, job_id, after=seen, block_ms=block_ms)
+        seen = events[-1].id if events else seen
+        if not events or any(event.type == "finished" for event in events):
+            record = services.store.get(tenant, job_id)
+    return record if record.is_final or wait_s <= 0 else services.store.get(tenant, job_id)

@@ -12,7 +12,7 @@ from api.incoming import JOB_ID, idempotency_key, json_body, known_id
 from api.job_view import Place, job_document, job_tag
 from api.routing import Call, Routes, problems
 from api.schemas import Job, JobList, JobQuery, ListQuery
-from api.waiting import await_job
+from api.waiting import await_end, await_job
 from shared.errors import Conflict, InvalidInput
 from shared.jobs import JobRecord, JobState
 
@@ -75,10 +75,11 @@ def get_job(call: Call, job_id: str) -> Response:
     query: JobQuery = call.query
     known_tag = request.headers.get("If-None-Match")
 
+    if known_tag is None:
+        return job_response(call, await_end(call.services, call.tenant, job_id, query.wait))
+
     def is_done(record: JobRecord) -> bool:
-        if record.is_final:
-            return True
-        return known_tag is not None and job_tag(record, place_of(call, record)) not in known_tag
+        return record.is_final or job_tag(record, place_of(call, record)) not in known_tag
 
     record = await_job(call.services, call.tenant, job_id, query.wait, is_done)
     return job_response(call, record, known_tag=known_tag)
