@@ -171,6 +171,29 @@ def test_tidying_changes_no_row(table: VectorTable) -> None:
     assert {id_: (row.metadata, row.revision) for id_, row in _all(table).items()} == before
 
 
+def test_a_large_table_keeps_its_promises(database: VectorDatabase, table: VectorTable) -> None:
+    """Behind an approximate index: what a filter leaves is exact where it is little, new rows are found at once, and
+    deleted or replaced ones are not. How much it misses otherwise only real vectors can tell: see the benchmark."""
+    rows = some_rows(4_000, metadata=[{"color": "red", "size": at} for at in range(1_500)])
+    table.put(rows, COLUMNS)
+    table.optimize(is_large=True)
+    red = Condition(field="color", eq="red")
+    query = unit(np.random.default_rng(3).normal(size=WIDTH))
+    best = sorted(rows[:1_500], key=lambda row: -float(row.vector @ query))
+    assert [one.row.id for one in table.search(query, 20, COLUMNS, red)] == [row.id for row in best[:20]]
+    new = Row(row_id("new"), query, {"color": "blue"})
+    table.put([new], COLUMNS)
+    assert table.search(query, 1, COLUMNS)[0].row.id == new.id
+    table.put([Row(new.id, -query)], COLUMNS)
+    table.delete([best[0].id])
+    found = [one.row.id for one in table.search(query, 50, COLUMNS)]
+    assert len(found) == 50
+    assert not {new.id, best[0].id} & set(found)
+    table.optimize(is_large=True)
+    assert table.count() == 4_000
+    assert [one.row.id for one in table.search(query, 5, COLUMNS, red)] == [row.id for row in best[1:6]]
+
+
 def test_a_table_is_one_for_all_who_open_it(database: VectorDatabase, table: VectorTable, name: str) -> None:
     other = database.open(name, WIDTH)
     table.put(some_rows(5), COLUMNS)

@@ -15,7 +15,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import BTree, HnswSq
+from lancedb.index import BTree, IvfFlat
 
 from shared.errors import Conflict, VectorsUnavailable
 from shared.filters import AnyFilter
@@ -31,8 +31,9 @@ __all__ = ["LanceDatabase", "LanceTable"]
 IDS_AT_ONCE = 1_000  # in one SQL text, about 75 kB
 OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions older than this go when a table is tidied
 KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
-PROBES = 20  # partitions of the approximate index that a search looks into
-REFINE = 4  # so many times `limit` candidates are ranked by their exact vectors
+PARTITION_ROWS = 1_000  # of the approximate index, on average
+PROBES = 40  # partitions that a search looks into at least; more where a filter leaves too few rows in them
+FEW_ROWS = 2_000  # that pass a filter are compared one by one: as fast, and the index would miss some of so few
 
 
 class LanceDatabase:
@@ -181,9 +182,12 @@ class LanceTable:
         with translated(f"searching {self._name}"):
             query = self._held.search(np.asarray(vector, np.float32), vector_column_name="vector")
             query = query.distance_type("cosine").limit(limit).select([*fields_of(columns), "_distance"])
-            query = query.nprobes(PROBES).refine_factor(REFINE)
+            query = query.minimum_nprobes(PROBES).maximum_nprobes(0)
             if filter_ is not None:
-                query = query.where(as_sql(plan(filter_, columns)), prefilter=True)
+                condition = as_sql(plan(filter_, columns))
+                query = query.where(condition, prefilter=True)
+                if self._held.count_rows(condition) <= FEW_ROWS:
+                    query = query.bypass_vector_index()
             found = query.to_arrow()
             cosines = (1.0 - found["_distance"].to_numpy()).tolist()
             rows = [row for part in found.to_batches() for row in rows_of(part, columns, self.width)]
@@ -196,7 +200,12 @@ class LanceTable:
             if "id" not in indexed and self._held.count_rows() >= KEYED_ROWS:
                 insisting(lambda: self._held.create_index("id", config=BTree()))
             if is_large and "vector" not in indexed:
-                insisting(lambda: self._held.create_index("vector", config=HnswSq(distance_type="cosine")))
+                parts = max(1, self._held.count_rows() // PARTITION_ROWS)
+                insisting(
+                    lambda: self._held.create_index(
+                        "vector", config=IvfFlat(distance_type="cosine", num_partitions=parts)
+                    )
+                )
             insisting(lambda: self._held.optimize(cleanup_older_than=OLD_VERSION))
 
     def _read(self, columns: Columns, condition: str) -> list[Row]:
