@@ -27,7 +27,6 @@ from worker.vectors.index import Metadata
 
 __all__ = ["Archive", "Picture", "by_job", "loaded"]
 
-MAX_UNPACKED_BYTES = 4 * 2**30  # of a compressed tar; the door refuses earlier what it can see is a bomb
 EXACT = 2**53  # integers below it are exact as numbers
 NO_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
 
@@ -166,8 +165,10 @@ class _Zip:
 
 
 class _Tar:
+    """Never under gzip: the door takes that off, since members are read in any order."""
+
     def __init__(self, path: Path) -> None:
-        self._file = tarfile.open(_plain(path), "r:")  # noqa: SIM115 (open as long as this is)
+        self._file = tarfile.open(path, "r:")  # noqa: SIM115 (open as long as this is)
         self.names = {member_name(info.name): info for info in self._file if info.isfile()}
 
     def member(self, name: str) -> IO[bytes]:
@@ -179,23 +180,3 @@ class _Tar:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _plain(path: Path) -> Path:
-    """A compressed tar is unpacked once beside itself: its members are read in any order."""
-    try:
-        with tarfile.open(path, "r:"):
-            return path
-    except tarfile.ReadError:
-        pass
-    plain = path.with_suffix(".tar")
-    with tarfile.open(path, "r:*") as packed, plain.open("wb") as file:
-        stream, size = packed.fileobj, 0
-        assert stream is not None
-        stream.seek(0)
-        while piece := stream.read(1024 * 1024):
-            size += len(piece)
-            if size > MAX_UNPACKED_BYTES:
-                raise tarfile.TarError(f"it has more than {MAX_UNPACKED_BYTES} bytes unpacked")
-            file.write(piece)
-    return plain

@@ -219,7 +219,7 @@ def test_a_bad_picture_is_its_own_error(
     assert [line["item"] for line in lines] == ["images.2", "images.3", "images.4"]
 
 
-@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("form", ["zip", "tar"])
 def test_an_archive_with_a_table(
     store: JobStore, objects: ObjectStore, tenant: str, emoji: dict[str, Image.Image], collection: Collection,
     form: str, tmp_path: Path,
@@ -232,11 +232,9 @@ def test_an_archive_with_a_table(
     (tmp_path / "in" / "README.txt").write_text("nothing")
     table = "file,name\n" + "".join(f"sub/{name}.png,{name}\n" for name in NAMES)
     (tmp_path / "in" / "metadata.csv").write_text(table)
-    made = shutil.make_archive(
-        str(tmp_path / "a"), {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[form], tmp_path / "in"
-    )
+    made = shutil.make_archive(str(tmp_path / "a"), form, tmp_path / "in")
     job_id = str(uuid.uuid4())
-    ref = f"{job_id}/archive.{'zip' if form == 'zip' else 'tar'}"
+    ref = f"{job_id}/archive.{form}"
     objects.put(input_key(tenant, ref), Path(made).read_bytes(), "application/octet-stream")
     spec = {"kind": "index", "collection": "c", "archive": ref}
     store.submit(NewJob(id=job_id, tenant=tenant, kind="index", pool=POOL, spec=spec))
