@@ -10,6 +10,7 @@ Keys are built here, from ids only:
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,22 +122,18 @@ class ObjectStore:
             raise ObjectStoreUnavailable(f"the object store holds something else under {key} than was sent")
         return StoredObject(key, len(body), sha256, content_type)
 
-    def put_file(self, key: str, file: BinaryIO, content_type: str) -> StoredObject:
-        """Store all of a file without holding it in memory; otherwise as put()."""
-        sha256, size = hashlib.sha256(), 0
-        file.seek(0)
-        while piece := file.read(1024 * 1024):
-            sha256.update(piece)
-            size += len(piece)
+    def put_file(self, key: str, file: BinaryIO, content_type: str, *, sha256: str) -> StoredObject:
+        """Store all of a file without holding it in memory. `sha256`: of its content, which the caller knows already.
+        Raises ObjectStoreUnavailable where the store holds fewer bytes then."""
+        size = file.seek(0, io.SEEK_END)
         file.seek(0)
         with _translated(key):
             self._client.put_object(
-                Bucket=self.bucket, Key=key, Body=file, ContentType=content_type,
-                Metadata={"sha256": sha256.hexdigest()},
-            )  # fmt: skip
+                Bucket=self.bucket, Key=key, Body=file, ContentType=content_type, Metadata={"sha256": sha256}
+            )
         if (held := self.head(key)).bytes != size:
             raise ObjectStoreUnavailable(f"the object store holds {held.bytes} bytes under {key}, not {size}")
-        return StoredObject(key, size, sha256.hexdigest(), content_type)
+        return StoredObject(key, size, sha256, content_type)
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:

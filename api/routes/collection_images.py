@@ -14,6 +14,7 @@ from api.admission import Ask, job_from_input
 from api.answers import KEY_HEADER, PREFER_HEADER, submitted_response
 from api.archives import Archive
 from api.incoming import idempotency_key, json_body
+from api.offload import offloaded
 from api.routes.collections import job_of_collection, known_collection, part_body
 from api.routing import Call, Routes, problems
 from api.schemas import Job
@@ -108,8 +109,7 @@ def _add_pictures(call: Call, name: str, pictures: list[SentPicture]) -> Respons
 def _add_archive(call: Call, name: str, archive: Archive) -> Response:
     """Stored beside the artifacts of the job that it starts, and gone with them; or at once, if no job comes of it."""
     objects = call.services.objects
-    archive.file.seek(0)
-    sha256 = hashlib.file_digest(cast(Any, archive.file), "sha256").hexdigest()
+    sha256 = offloaded(_sha256, archive)
     job_id = str(uuid.uuid4())
     ref = f"{job_id}/{archive.name}"
     ask = Ask(job_id, idempotency_key(), says={"collection": name, "archive": sha256}, brought=ref)
@@ -123,8 +123,13 @@ def _add_archive(call: Call, name: str, archive: Archive) -> Response:
             log.warning("an archive stays that no job will read", key=key, error=error.message)
 
     try:
-        objects.put_file(key, archive.file, archive.content_type)
+        objects.put_file(key, archive.file, archive.content_type, sha256=sha256)
     except ObjectStoreUnavailable:
         undo()
         raise
     return submitted_response(call, job, undo=undo)
+
+
+def _sha256(archive: Archive) -> str:
+    archive.file.seek(0)
+    return hashlib.file_digest(cast(Any, archive.file), "sha256").hexdigest()

@@ -10,9 +10,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flask import Flask
 from werkzeug.datastructures import FileStorage, MultiDict
@@ -25,7 +27,7 @@ from shared.storage import ObjectStore
 from shared.store import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.contract.test_api_collections import field_of, made
-from tests.support.api import Caller, StandIn, new_key, picture
+from tests.support.api import ApiServer, Caller, StandIn, new_key, picture
 
 PATH = "/v1/collections/fruit/images"
 RED, BLUE = picture("red"), picture("blue")
@@ -432,3 +434,34 @@ def test_an_archive_stays_only_where_its_job_may_have_been_accepted(
     problem_of(send(caller, zipped({"a.png": RED})), 503, "store_unavailable")
     assert len(kept.keys()) == 1
     assert caller.count() == 1
+
+
+def test_an_archive_may_come_in_chunks(
+    settings: Settings, objects: ObjectStore, store: JobStore, tenant: str, pool: str, kept: Kept, tmp_path: Path
+) -> None:
+    """Over a socket, without a Content-Length; one that is cut off is no archive, one that goes on is too long."""
+    limited = settings.model_copy(update={"pool": pool, "archive_max_bytes": 2 * 2**20})
+    body = zipped({f"{number}.png": RED + bytes(range(256)) * 100 for number in range(50)})
+    key = new_key(store, tenant)
+
+    def pieces(whole: bytes) -> Iterator[bytes]:
+        for at in range(0, len(whole), 100_000):
+            yield whole[at : at + 100_000]
+
+    server = ApiServer(limited, tmp_path, processes=1)
+    try:
+        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+            assert http.post("/v1/collections", json={"name": "fruit"}).status_code == 201
+
+            def sent(content: bytes, content_type: str = "application/zip") -> int:
+                return http.post(PATH, content=pieces(content), headers={"Content-Type": content_type}).status_code
+
+            assert sent(body) == 202
+            assert objects.get(kept.keys()[0]) == body
+            boundary, form = encode_multipart(MultiDict([("archive", FileStorage(io.BytesIO(body), "a.zip"))]))
+            assert sent(form, f"multipart/form-data; boundary={boundary}") == 202
+            assert sent(body[:-100]) == 422
+            assert sent(b"x" * (2 * 2**20 + 1_000)) == 413
+            assert len(kept.keys()) == 2
+    finally:
+        server.process.stop()
