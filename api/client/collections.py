@@ -18,6 +18,7 @@ Picture = Path | str | Mapping[str, Any]  # a file, an id or URL, or {"image" | 
 Rows = list[dict[str, Any]]
 ARCHIVES = {".zip": "application/zip", ".tar": "application/x-tar"}
 CHUNK_BYTES = 1 << 20
+ARCHIVE_PATIENCE_S = 120.0  # beyond a call's usual time: the server looks an archive through and stores it
 URLS = ("http://", "https://")
 
 
@@ -67,7 +68,8 @@ class CollectionCalls(ABC):
             "Content-Type": ARCHIVES.get(archive.suffix.lower(), "application/octet-stream"),
             "Content-Length": str(archive.stat().st_size),
         }
-        return self._start(f"{_path(name)}/images", content=_Pieces(archive), headers=headers)
+        pieces = _Pieces(archive)
+        return self._start(f"{_path(name)}/images", content=pieces, headers=headers, wait_s=ARCHIVE_PATIENCE_S)
 
     def add_job(self, name: str, job_id: str) -> Job:
         """Put in what a job of yours made."""

@@ -16,6 +16,7 @@ import pytest
 from PIL import ExifTags, Image
 from pydantic import TypeAdapter
 
+from shared.archive_layout import read_table
 from shared.clip_specs import Metadata
 from worker.training import emoji, openmoji
 
@@ -52,6 +53,9 @@ def test_every_picture_opens_and_differs(shipped: zipfile.ZipFile) -> None:
 
 
 def test_every_row_names_a_picture_and_is_valid_metadata(shipped: zipfile.ZipFile, rows: list[dict[str, str]]) -> None:
+    read, errors = read_table("metadata.csv", shipped.read("metadata.csv"))  # as the server does
+    assert not errors
+    assert {type(value) for metadata in read.values() for value in metadata.values()} == {str}
     check = TypeAdapter(Metadata)
     assert {row["file"] for row in rows} == {name for name in shipped.namelist() if name.endswith(".webp")}
     for row in rows:
