@@ -195,11 +195,23 @@ def test_nothing_reaches_another_tenants_collection(caller: Caller, stranger: Ca
 
 # --- archives ----------------------------------------------------------------------------------------------------
 
+
+def zip64(directory_bytes: int = 0) -> bytes:
+    """A zip with the records of a large one; its list of members may claim to be of another length."""
+    body = zipped({"a.png": RED})
+    at = body.rindex(b"PK\x05\x06")
+    size, start = struct.unpack_from("<LL", body, at + 12)
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, directory_bytes or size, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, at, 1)
+    return body[:at] + record + locator + body[at:]
+
+
 GOOD: dict[str, tuple[str, str, bytes]] = {
     "zip": ("application/zip", "zip", zipped({"a.png": RED, "b/c.png": BLUE})),
     "deflated zip": ("application/x-zip-compressed", "zip", zipped({"a.png": RED}, zipfile.ZIP_DEFLATED)),
     "tar": ("application/x-tar", "tar", tarred({"./a.png": RED, "./b/c.png": BLUE})),
     "tar.gz": ("application/gzip", "tar", gzip.compress(tarred({"a.png": RED}))),
+    "zip64": ("application/zip", "zip", zip64()),
     "unsaid": ("application/octet-stream", "zip", zipped({"a.png": RED})),
     "with what macOS adds": (
         "application/zip", "zip", zipped({"a.png": RED, "__MACOSX/._a.png": b"x", ".DS_Store": b"y", "b/": b""}),
@@ -337,6 +349,7 @@ BAD_ARCHIVES: dict[str, Callable[[], bytes]] = {
     "attributes without end": lambda: with_attributes(b"1 " * 30_000),
     "attributes of digits": lambda: with_attributes(b"60011 a=" + b"1" * 60_002 + b"\n"),
     "huge attributes": lambda: with_attributes(b"200011 comment=" + b"x" * 199_995 + b"\n"),
+    "a list of members without end": lambda: zip64(2**40),
     "encrypted": encrypted,
     "one name twice": twice,
     "members over each other": lying_over_each_other,
