@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from worker.checkpoints.calibration import blended
 from worker.checkpoints.registry import ModelEntry
 
 __all__ = ["Scale", "scale_of"]
 
-ASSUMED_ROWS = 100  # the mean background counts as much: a few pictures tell little about what is usual
 UNMEASURED = (1.0, -math.log(1_000))
 
 
@@ -46,5 +46,4 @@ def scale_of(entry: ModelEntry, logit_scale: float, background: float, rows: int
     if measured is None:
         return Scale(logit_scale, *UNMEASURED, background)
     slope, offset, usual = measured
-    blended = math.log((rows * math.exp(background - usual) + ASSUMED_ROWS) / (rows + ASSUMED_ROWS)) + usual
-    return Scale(logit_scale, slope, offset, blended)
+    return Scale(logit_scale, slope, offset, blended(background, rows, usual))

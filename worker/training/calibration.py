@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worker.checkpoints.calibration import blended
 from worker.models.clip import Clip
 from worker.training.data import Pictures
 
@@ -41,10 +42,12 @@ class Calibration:
 
 
 def log_odds(logits: Floats) -> tuple[Floats, float]:
-    """x of every (query, picture), of logits (Q, N); and the mean background."""
+    """x of every (query, picture), of logits (Q, N), as a search sees it; and the mean background."""
     top = logits.max(1, keepdims=True)
-    background = top + np.log(np.exp(logits - top).mean(1, keepdims=True))
-    return logits - background, float(background.mean())
+    own = (top + np.log(np.exp(logits - top).mean(1, keepdims=True)))[:, 0]
+    usual = float(own.mean())
+    background = np.array([blended(float(one), logits.shape[1], usual) for one in own])
+    return logits - background[:, None], usual
 
 
 def fit(x: Floats, is_match: NDArray[np.bool_], background: float) -> Calibration:

@@ -151,11 +151,15 @@ def _reads(snapshot: Snapshot, columns: Columns) -> bool:
 def _difference(old: Snapshot, table: VectorTable) -> Snapshot | None:
     """The old one with what changed since; None where the revisions cannot tell."""
     for _ in range(TRIES):
-        there = table.revisions()
-        if len(np.unique(there)) != len(there):
+        there = np.sort(table.revisions())
+        if (there[1:] == there[:-1]).any():
             return None  # two writers drew the same one
-        missing = np.setdiff1d(there, old.revisions, assume_unique=True)
+        at = np.minimum(np.searchsorted(there, old.revisions), max(len(there) - 1, 0))
+        is_there = there[at] == old.revisions if len(there) else np.zeros(old.rows, bool)
+        is_new = np.ones(len(there), bool)
+        is_new[at[is_there]] = False
+        missing = there[is_new]
         new = [row for batch in table.scan(old.columns, revisions=missing) for row in batch]
         if len(new) == len(missing):  # else some were replaced or removed between the two reads
-            return old.changed(~np.isin(old.revisions, there), new)
+            return old.changed(~is_there, new)
     return None

@@ -29,6 +29,7 @@ from worker.vectors.revisions import Revisions
 __all__ = ["LanceDatabase", "LanceTable"]
 
 IDS_AT_ONCE = 1_000  # in one SQL text, about 75 kB
+ROWS_AT_ONCE = 262_144  # of which only one number is read
 OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions older than this go when a table is tidied
 KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
 PARTITION_ROWS = 1_000  # of the approximate index, on average
@@ -162,8 +163,10 @@ class LanceTable:
     def revisions(self) -> Int64s:
         """Of all rows."""
         with translated(f"reading {self._name}"):
-            column = self._held.search().select(["revision"]).to_arrow()["revision"]
-            return np.asarray(column.to_numpy(), dtype=np.int64)
+            # Ten times as fast as to_arrow, which reads pieces of a thousand rows.
+            parts = self._held.search().select(["revision"]).to_batches(batch_size=ROWS_AT_ONCE)
+            columns = [part.column("revision").to_numpy() for part in parts]
+        return np.concatenate([np.zeros(0, np.int64), *columns])
 
     def scan(self, columns: Columns, *, revisions: Int64s | None = None, batch: int = 8_192) -> Iterator[list[Row]]:
         """All rows of one version, or those of these revisions that are still there."""

@@ -37,7 +37,7 @@ class Snapshot:
         """How many."""
         return len(self.ids)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Of memory, about."""
         total = self.room.bytes + self.revisions.nbytes + self.added_at_ms.nbytes + self.rows * (ID_BYTES + 8)
