@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import functools
 import http.server
 import io
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -116,6 +124,16 @@ def test_pictures_are_found_by_pictures_words_and_both(run: Run, folder: Path, t
     run("collections", "delete", "both", "--yes")
 
 
+def test_a_terminal_shows_pictures_and_nothing_else(stack: RunningStack, run: Run, folder: Path) -> None:
+    run("index", folder, "--collection", "shown")
+    said = _in_a_terminal(stack, "search", "a red heart", "-c", "shown", "-n", "2")
+    assert "▀" in said
+    assert "see/red-heart.webp" in said
+    assert "Traceback" not in said
+    assert "▀" not in _in_a_terminal(stack, "search", "a red heart", "-c", "shown", "-n", "2", "--no-pictures")
+    run("collections", "delete", "shown", "--yes")
+
+
 def test_archives_and_addresses_are_sources_too(run: Run, folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "Three.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -215,6 +233,23 @@ def test_a_newcomer_searches_the_pictures_that_come_along(run: Run, client: Drea
     assert {hit["metadata"]["group"] for hit in food["hits"]} == {"food & drink"}
     assert food["matching"] < answer["matching"] == 1_652
     run("collections", "delete", "openmoji", "--yes")
+
+
+def _in_a_terminal(stack: RunningStack, *words: str) -> str:
+    """What a command writes on a terminal of 100 columns that answers no questions."""
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    command = [str(Path(sys.executable).parent / "dreamqueue"), *words, "--url", stack.url, "--key", stack.key]
+    env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env) as child:
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes there any more
+            while piece := os.read(keyboard, 65_536):
+                said += piece
+    os.close(keyboard)
+    assert child.returncode == 0, said.decode()
+    return said.decode()
 
 
 class _web:

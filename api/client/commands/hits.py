@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,7 @@ def renderable_for(pictures: str, console: Console) -> Renderable | None:
         if pictures != "auto":
             click.echo("no pictures: the terminal's answer cannot be read, stdin is not the keyboard", err=True)
         return None
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # a terminal that does not answer is none of its news
     try:
         import textual_image.renderable as renderables
     except ModuleNotFoundError:
