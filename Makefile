@@ -6,6 +6,7 @@ WORKERS ?= 1
 OUT ?= out
 ONLY ?=
 MINUTES ?= 30
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -17,9 +18,11 @@ demo: $(VENV)/.local
 up: $(VENV)/.local
 	@exec $(BIN)/dreamqueue up --port $(PORT) --data $(DATA) --workers $(WORKERS)
 
+# Two files of tests at a time, each process with servers of its own: much of the suite is waiting for real leases and
+# real processes. One torch thread each, since two processes with two threads each only get into each other's way.
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

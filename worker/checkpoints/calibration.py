@@ -1,4 +1,4 @@
-"""What is usual for a model: how a few pictures' background is told from it. One formula for fitting and for searching."""
+"""What is usual for a model, and how a background is told from it: one formula for fitting and for searching."""
 
 from __future__ import annotations
 
