@@ -19,6 +19,8 @@ SUITES = {
     "models": "tests.benchmarks.models",
     "engines": "tests.benchmarks.engines",
     "training": "tests.benchmarks.training",
+    "search_index": "tests.benchmarks.search_index",
+    "search_http": "tests.benchmarks.search_http",
 }
 
 
