@@ -14,7 +14,7 @@ from worker.engines.device import Device
 from worker.engines.embeddings import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.listing import check_model, chosen
-from worker.engines.zero_shot import classes, classified, collection_files
+from worker.engines.zero_shot import TOLD, classes, classified, listed
 
 __all__ = ["ClipEngine"]
 
@@ -45,7 +45,7 @@ class ClipEngine:
         else:
             assert isinstance(spec, ClassifySpec)
             if spec.collection is None:
-                data = {"classifications": self._classify(spec, task, monitor)}
+                data, files = listed(self._classify(spec, task, monitor))
             else:
                 model, data, files = self._classify_collection(spec, task, monitor)
         return Output(
@@ -87,7 +87,7 @@ class ClipEngine:
         among = classes(spec, model, self._embedder, monitor)
         scale = self._library.clip(model).logit_scale
         found = classified(spec, ids, torch.from_numpy(vectors), among, scale, monitor)
-        data, files = collection_files(found)
+        data, files = listed(found, told=TOLD)
         return model, {"collection": spec.collection, **data}, files
 
     def _images(self, model: str, task: Task, refs: list[str], monitor: Monitor) -> Tensor:

@@ -20,7 +20,7 @@ from worker.engines.base import Monitor
 from worker.engines.embeddings import Embedder
 from worker.engines.listing import csv_file, json_file
 
-__all__ = ["OTHER", "classes", "classified", "collection_files", "templates_of"]
+__all__ = ["OTHER", "TOLD", "classes", "classified", "listed", "templates_of"]
 
 OTHER = "other"  # a picture whose best label is too unlikely
 ROWS = 8_192  # pictures compared with all labels at once
@@ -68,10 +68,10 @@ def classified(
     return found
 
 
-def collection_files(
-    found: Sequence[dict[str, Any]],
+def listed(
+    found: Sequence[dict[str, Any]], told: int | None = None
 ) -> tuple[dict[str, Any], dict[str, tuple[bytes, str]]]:
-    """Data and files of a collection's classification: counts by label, the first pictures, all of them as files."""
+    """Data and files: counts by label and pictures (the first `told`), all of them as JSON and as CSV."""
     counts = Counter(item["label"] for item in found)
     lines = [
         [item["image"], item["label"], item["labels"][0]["label"], item["labels"][0]["probability"]] for item in found
@@ -80,4 +80,4 @@ def collection_files(
         "classifications.json": json_file(list(found)),
         "classifications.csv": csv_file(["image", "label", "best_label", "probability"], lines),
     }
-    return {"classifications": list(found[:TOLD]), "counts": dict(counts.most_common()), "pictures": len(found)}, files
+    return {"classifications": list(found[:told]), "counts": dict(counts.most_common()), "pictures": len(found)}, files
