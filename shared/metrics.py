@@ -116,7 +116,7 @@ MODEL_LOAD_SECONDS = Gauge("dreamqueue_model_load_seconds", "Time to load a mode
 
 # --- Search ------------------------------------------------------------------------------------------------------
 SEARCH_STAGE_SECONDS = Histogram(
-    "dreamqueue_search_stage_seconds", "One stage of a search: text, image, refresh, filter, rank", ["stage"],
+    "dreamqueue_search_stage_seconds", "One stage of a search: text, image, refresh, rank (with the filter)", ["stage"],
     buckets=_FAST,
 )  # fmt: skip
 INDEX_STAGE_SECONDS = Histogram(
@@ -130,7 +130,7 @@ SEARCH_CACHE_ROWS = Gauge("dreamqueue_search_cache_rows", "Rows of collections i
 SEARCH_CACHE_BYTES = Gauge("dreamqueue_search_cache_bytes", "What they take")
 SEARCH_CACHE_TABLES = Gauge("dreamqueue_search_cache_tables", "Of so many collections")
 SEARCH_STALENESS = Gauge(
-    "dreamqueue_search_staleness_seconds", "Longest time since one of them was compared with its table"
+    "dreamqueue_search_staleness_seconds", "How long the last change of one of them has not been taken in; 0: all have"
 )
 
 _COUNTS = {

@@ -53,6 +53,7 @@ class Shelves:
         self._lock = threading.Lock()
         self._database: VectorDatabase | None = None
         self._tables: dict[str, VectorTable] = {}
+        self._owners: dict[str, tuple[str, str]] = {}  # tenant and name, by table
 
     @property
     def is_open(self) -> bool:
@@ -67,9 +68,26 @@ class Shelves:
             table = self.database.open(record.table, record.width)
             with self._lock:
                 self._tables[record.table] = table
+                self._owners[record.table] = (record.tenant, record.name)
                 while len(self._tables) > OPEN_TABLES:
-                    self._tables.pop(next(iter(self._tables)))
+                    oldest = next(iter(self._tables))
+                    del self._tables[oldest], self._owners[oldest]
         return table
+
+    def staleness_s(self) -> float:
+        """How long the oldest change of a collection in memory here has not been taken in; 0 where all have."""
+        now_ms, longest_ms = self._store.now_ms(), 0
+        for held in self.caches.held():
+            owner = self._owners.get(held.table)
+            if owner is None:
+                continue
+            try:
+                record = self.collections.get(*owner)
+            except NotFound:
+                continue
+            if record.table == held.table and record.changes > held.changes:
+                longest_ms = max(longest_ms, now_ms - record.changed_at_ms)
+        return longest_ms / 1000
 
     def prepare(self) -> None:
         """Open the index now. One that is away is tried again by the first job."""

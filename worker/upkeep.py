@@ -64,4 +64,4 @@ class Upkeep:
         SEARCH_CACHE_ROWS.set(sum(one.rows for one in held))
         SEARCH_CACHE_BYTES.set(sum(one.bytes for one in held))
         SEARCH_CACHE_TABLES.set(len(held))
-        SEARCH_STALENESS.set(max((one.age_s for one in held), default=0.0))
+        SEARCH_STALENESS.set(self._shelves.staleness_s())

@@ -408,6 +408,12 @@ def test_upkeep_compacts_and_drops(
         upkeep = Upkeep(shelves, own)
         assert upkeep.compact(-1) >= 1
         assert shelves.table(record).count() == record.rows
+        held = shelves.caches.of(record.table, shelves.table(record), record.columns, record.changes)
+        assert held is not None
+        assert held.rows == record.rows
+        assert shelves.staleness_s() == 0
+        collections.note(record, version=record.version, rows=record.rows, bytes_=record.bytes)
+        eventually(lambda: shelves.staleness_s() > 0, within_s=5, what="a change that is not taken in")
         assert len(list(folder.iterdir())) != scattered  # one file was made of them; the old ones go after an hour
         collections.delete(tenant, "c")
         assert record.table in shelves.database.tables()
