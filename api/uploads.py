@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, cast
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from api.archives import Archive, ArchiveLimits, inspected_archive
+from api.archive_rules import ArchiveLimits
+from api.archives import Archive, inspected_archive
 from api.offload import offloaded
 from api.pictures import inspected
 from api.problems import Rejected
