@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
 
-from api.addresses import why_not_fetched
 from api.auth import Principal
 from api.problems import Rejected
 from api.wiring import Services
+from shared.addresses import why_not_fetched
 from shared.clip_specs import GENERATED
 from shared.collection_records import Collection
 from shared.errors import Conflict, Expired, InvalidInput, NotFound

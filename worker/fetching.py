@@ -12,9 +12,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import urljoin
 
 import httpcore
 
+from shared.addresses import is_public, why_not_fetched
 from shared.errors import InvalidInput
 from shared.settings import Settings
 from shared.version import VERSION
@@ -23,7 +25,6 @@ __all__ = ["Fetcher"]
 
 MAX_REDIRECTS = 3
 PIECE_S = 5.0  # longest silence
-SCHEMES = (b"http", b"https")
 HEADERS = [("User-Agent", f"dreamqueue/{VERSION}"), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
 
 
@@ -35,6 +36,7 @@ class Fetcher:
     """Thread-safe. Sends no cookies and no credentials, and takes no more than a picture may have."""
 
     def __init__(self, settings: Settings) -> None:
+        self._hosts = settings.fetch_hosts
         hosts = frozenset(host.strip().lower() for host in settings.fetch_hosts.split(",") if host.strip())
         self._max_bytes = settings.image_max_bytes
         self._timeout_s = settings.fetch_timeout_s
@@ -51,13 +53,12 @@ class Fetcher:
         deadline = time.monotonic() + self._timeout_s
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                parsed = httpcore.URL(url)
-                if parsed.scheme not in SCHEMES or not parsed.host:
-                    raise InvalidInput("only http and https addresses are fetched", field="url")
-                found = self._get(parsed, deadline, check)
+                if why := why_not_fetched(url, self._hosts):
+                    raise InvalidInput(why, field="url")
+                found = self._get(httpcore.URL(url), deadline, check)
                 if isinstance(found, bytes):
                     return found
-                url = _joined(parsed, found)
+                url = urljoin(url, found)
         except _Refused as error:
             raise InvalidInput(str(error), field="url", limit="a public address") from None
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
@@ -108,7 +109,7 @@ class _PublicOnly(httpcore.NetworkBackend):
         addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         if host.lower() not in self._trusted:
             for address in addresses:
-                if not _is_public(address):
+                if not is_public(ipaddress.ip_address(address.partition("%")[0])):
                     raise _Refused(f"{host} is at {address}, which is not a public address")
         return self._plain.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
@@ -119,27 +120,3 @@ class _PublicOnly(httpcore.NetworkBackend):
     def sleep(self, seconds: float) -> None:
         """See httpcore."""
         self._plain.sleep(seconds)
-
-
-def _is_public(address: str) -> bool:
-    """Global unicast, also inside the forms of IPv6 that carry an IPv4 address."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is not None or found in ipaddress.ip_network("64:ff9b::/96"):
-            return inner is not None and found.ipv4_mapped is not None and _is_public(str(inner))
-    return found.is_global and not found.is_multicast
-
-
-def _joined(base: httpcore.URL, location: str) -> str:
-    """Where a redirect leads; relative ones start from `base`."""
-    if "://" in location.split("?")[0]:
-        return location
-    port = f":{base.port}" if base.port else ""
-    origin = f"{base.scheme.decode()}://{base.host.decode()}{port}"
-    if location.startswith("//"):
-        return f"{base.scheme.decode()}:{location}"
-    if location.startswith("/"):
-        return origin + location
-    folder = base.target.decode("latin-1").partition("?")[0].rpartition("/")[0]
-    return f"{origin}{folder}/{location}"

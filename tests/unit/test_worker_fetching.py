@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from shared.addresses import is_public
 from shared.errors import InvalidInput
 from shared.settings import Settings
 from worker import fetching
@@ -21,7 +23,14 @@ class Site(BaseHTTPRequestHandler):
     """/ok, /there -> /ok, /loop, /away -> another host, /large, /missing."""
 
     def do_GET(self) -> None:
-        moved = {"/there": "/ok", "/loop": "/loop", "/near/by": "../ok", "/away": "http://169.254.169.254/latest"}
+        moved = {
+            "/there": "/ok",
+            "/loop": "/loop",
+            "/near/by": "../ok",
+            "/away": "http://169.254.169.254/latest",
+            "/back": "http://127.0.0.1:22/",
+            "/login": "http://me:secret@127.0.0.1/",
+        }
         if self.path in moved:
             self.send_response(302)
             self.send_header("Location", moved[self.path])
@@ -61,7 +70,9 @@ def test_a_trusted_host_is_fetched_and_followed(site: str, trusting: Fetcher) ->
     ("path", "why"),
     [
         ("/loop", "redirected too often"),
-        ("/away", "not a public address"),
+        ("/away", "not a public"),
+        ("/back", "port 22 is not fetched from"),
+        ("/login", "user's name or password"),
         ("/large", "too many bytes"),
         ("/missing", "answered 404"),
     ],
@@ -73,8 +84,8 @@ def test_what_is_no_picture_of_bounded_size_is_refused(site: str, trusting: Fetc
 
 def test_private_addresses_are_refused_whatever_their_name(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetcher = Fetcher(Settings())
-    for url in (site, "http://localhost:1/x", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/"):
-        with pytest.raises(InvalidInput, match="not a public address"):
+    for url in (site, "http://localhost/x", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/"):
+        with pytest.raises(InvalidInput, match="not a public"):
             fetcher.get(f"{url}/ok")
     resolved = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.7")]
     monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: resolved)
@@ -97,12 +108,12 @@ def test_an_address_nobody_serves_is_that_pictures_error(trusting: Fetcher) -> N
 
 
 @pytest.mark.parametrize(
-    ("address", "is_public"),
+    ("address", "wanted"),
     [
         ("8.8.8.8", True), ("10.1.2.3", False), ("169.254.169.254", False), ("127.0.0.1", False), ("100.64.0.1", False),
         ("224.0.0.1", False), ("2606:4700::1111", True), ("fe80::1%eth0", False), ("fc00::1", False),
         ("::ffff:8.8.8.8", True), ("::ffff:127.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False),
     ],
 )  # fmt: skip
-def test_what_is_public(address: str, is_public: bool) -> None:
-    assert fetching._is_public(address) is is_public
+def test_what_is_public(address: str, wanted: bool) -> None:
+    assert is_public(ipaddress.ip_address(address.partition("%")[0])) is wanted

@@ -1,5 +1,5 @@
-"""Addresses of pictures to fetch: what can be refused at the door, without asking DNS. The worker, which fetches,
-checks again, and then every address that a name stands for."""
+"""Addresses of pictures to fetch, one rule for both sides: the door refuses what can be seen without asking DNS; the
+worker, which fetches, looks at every redirect the same way, and at every address that a name stands for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-__all__ = ["why_not_fetched"]
+__all__ = ["is_public", "why_not_fetched"]
 
 PORTS = (80, 443)  # and any above WELL_KNOWN
 WELL_KNOWN = 1023
@@ -31,7 +31,7 @@ def why_not_fetched(url: str, allowed_hosts: str) -> str:
     if host == "localhost" or host.endswith(".localhost"):
         return "its address is not a public one"
     address = _literal(host)
-    return "its address is not a public one" if address is not None and not _is_public(address) else ""
+    return "its address is not a public one" if address is not None and not is_public(address) else ""
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -46,11 +46,12 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Global unicast, also inside the forms of IPv6 that carry an IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
         if inner is not None:
-            return _is_public(inner)
+            return is_public(inner)
         if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: the last 32 bits are an IPv4 address
-            return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return address.is_global and not address.is_multicast
