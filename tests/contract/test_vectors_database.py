@@ -17,7 +17,7 @@ from shared.errors import InvalidInput, VectorsUnavailable
 from shared.settings import Settings
 from tests.support.s3_stand_in import S3StandIn
 from tests.support.vectors import COLUMNS, some_rows
-from worker.vectors import lance_faults, qdrant
+from worker.vectors import lance, lance_faults, qdrant
 from worker.vectors.bucket import check_conditional_puts
 from worker.vectors.database import open_database
 from worker.vectors.lance import LanceDatabase
@@ -150,3 +150,32 @@ def test_lost_commits_are_tried_again_and_other_faults_are_not() -> None:
     with pytest.raises(OSError, match="no space"):
         insisting(fail)
     assert len(tries) == 4
+
+
+def test_tidying_gives_way_to_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conflict that does not end is no error: the next pass joins what this one could not."""
+    table = LanceDatabase(str(tmp_path)).open("busy", 8)
+    table.put(some_rows(5), COLUMNS)
+    held = table._held
+    asked: list[str] = []
+
+    class Busy:
+        """The real table, whose files others rewrite all the time."""
+
+        def __init__(self, text: str) -> None:
+            self._text = text
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(held, name)
+
+        def optimize(self, **_: object) -> None:
+            asked.append(self._text)
+            raise RuntimeError(self._text)
+
+    monkeypatch.setattr(lance, "TIDY_PATIENCE_S", 0.1)
+    table._held = Busy("This Rewrite transaction was preempted by concurrent transaction Delete")
+    table.optimize(is_large=False)
+    assert len(asked) > 1
+    table._held = Busy("disk on fire")
+    with pytest.raises(VectorsUnavailable, match="on fire"):
+        table.optimize(is_large=False)

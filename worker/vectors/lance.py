@@ -22,7 +22,7 @@ from shared.filters import AnyFilter
 from worker.vectors.checks import check_rows
 from worker.vectors.conditions import as_sql, plan
 from worker.vectors.index import Columns, Found, Int64s, Row, Vectors
-from worker.vectors.lance_faults import insisting, translated
+from worker.vectors.lance_faults import insisting, is_conflict, translated
 from worker.vectors.lance_rows import batch_of, fields_of, rows_of, schema_of
 from worker.vectors.revisions import Revisions
 
@@ -31,6 +31,7 @@ __all__ = ["LanceDatabase", "LanceTable"]
 IDS_AT_ONCE = 1_000  # in one SQL text, about 75 kB
 ROWS_AT_ONCE = 262_144  # of which only one number is read
 OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions older than this go when a table is tidied
+TIDY_PATIENCE_S = 5.0  # a join of files that loses to writers so long is not worth more of its work
 KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
 PARTITION_ROWS = 1_000  # of the approximate index, on average
 PROBES = 40  # partitions that a search looks into at least; more where a filter leaves too few rows in them
@@ -197,19 +198,24 @@ class LanceTable:
         return [Found(row, cosine) for row, cosine in zip(rows, cosines, strict=True)]
 
     def optimize(self, *, is_large: bool) -> None:
-        """Join small files, forget versions that nobody reads any more; build or extend the indexes."""
+        """Join small files, forget versions that nobody reads any more; build or extend the indexes. Where others write
+        all the time, what was not possible is left for the next time."""
         with translated(f"tidying {self._name}"):
-            indexed = {column for index in self._held.list_indices() for column in index.columns}
-            if "id" not in indexed and self._held.count_rows() >= KEYED_ROWS:
-                insisting(lambda: self._held.create_index("id", config=BTree()))
-            if is_large and "vector" not in indexed:
-                parts = max(1, self._held.count_rows() // PARTITION_ROWS)
-                insisting(
-                    lambda: self._held.create_index(
-                        "vector", config=IvfFlat(distance_type="cosine", num_partitions=parts)
-                    )
-                )
-            insisting(lambda: self._held.optimize(cleanup_older_than=OLD_VERSION))
+            try:
+                self._tidy(is_large)
+            except (RuntimeError, ValueError, OSError) as error:
+                if not is_conflict(error):
+                    raise
+
+    def _tidy(self, is_large: bool) -> None:
+        indexed = {column for index in self._held.list_indices() for column in index.columns}
+        if "id" not in indexed and self._held.count_rows() >= KEYED_ROWS:
+            insisting(lambda: self._held.create_index("id", config=BTree()))
+        if is_large and "vector" not in indexed:
+            parts = max(1, self._held.count_rows() // PARTITION_ROWS)
+            config = IvfFlat(distance_type="cosine", num_partitions=parts)
+            insisting(lambda: self._held.create_index("vector", config=config))
+        insisting(lambda: self._held.optimize(cleanup_older_than=OLD_VERSION), TIDY_PATIENCE_S)
 
     def _read(self, columns: Columns, condition: str) -> list[Row]:
         with translated(f"reading {self._name}"):

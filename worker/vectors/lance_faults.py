@@ -16,7 +16,7 @@ from lancedb.exceptions import MissingColumnError
 
 from shared.errors import VectorsUnavailable
 
-__all__ = ["FOREIGN", "insisting", "translated"]
+__all__ = ["FOREIGN", "insisting", "is_conflict", "translated"]
 
 # MissingColumnError and Arrow's errors for keys, types and memory have no parent among the first ones.
 FOREIGN: tuple[type[Exception], ...] = (
@@ -47,20 +47,21 @@ def _told(doing: str, error: BaseException) -> str:
     return f"the vector index failed while {doing}: {type(error).__name__}: {str(error)[:SAID_CHARS]}"
 
 
-def insisting(act: Callable[[], T]) -> T:
-    """Do it again, after a random while, as long as it loses to other writers' commits."""
-    until = time.monotonic() + CONFLICT_PATIENCE_S
+def insisting(act: Callable[[], T], patience_s: float = CONFLICT_PATIENCE_S) -> T:
+    """Do it again, after a random while, as long as it loses to other writers' commits. Raises what it raises."""
+    until = time.monotonic() + patience_s
     pause_s = 0.02
     while True:
         try:
             return act()
         except (RuntimeError, ValueError, OSError) as error:
-            if not _is_conflict(error) or time.monotonic() > until:
+            if not is_conflict(error) or time.monotonic() > until:
                 raise
         time.sleep(random.uniform(pause_s / 2, pause_s))
         pause_s = min(pause_s * 2, 1.0)
 
 
-def _is_conflict(error: Exception) -> bool:
+def is_conflict(error: Exception) -> bool:
+    """Whether another writer's commit was first."""
     text = str(error).lower()
     return "conflict" in text or "concurrent" in text or "preempted" in text
