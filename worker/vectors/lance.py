@@ -34,7 +34,7 @@ OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions ol
 TIDY_PATIENCE_S = 5.0  # a join of files that loses to writers so long is not worth more of its work
 KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
 PARTITION_ROWS = 1_000  # of the approximate index, on average
-PROBES = 32  # partitions that a search looks into at least; more where a filter leaves too few rows in them
+PROBES = 24  # partitions that a search looks into at least; more where a filter leaves too few rows in them
 FEW_ROWS = 2_000  # that pass a filter are compared one by one: as fast, and the index would miss some of so few
 
 
