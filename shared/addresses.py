@@ -11,6 +11,8 @@ __all__ = ["is_public", "why_not_fetched"]
 
 PORTS = (80, 443)  # and any above WELL_KNOWN
 WELL_KNOWN = 1023
+UNICAST = ipaddress.ip_network("2000::/3")  # all that is routed; every other IPv6 prefix is for somewhere near
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
 
 
 def why_not_fetched(url: str, allowed_hosts: str) -> str:
@@ -49,9 +51,11 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Global unicast, also inside the forms of IPv6 that carry an IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        inner = address.ipv4_mapped
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: the last 32 bits are an IPv4 address
-            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address not in UNICAST or address.sixtofour or address.teredo:  # tunnels lead to whatever they carry
+            return False
     return address.is_global and not address.is_multicast

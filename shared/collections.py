@@ -111,9 +111,18 @@ class CollectionStore:
 
     @guarded
     def prepare(self, collection: Collection, table: str) -> None:
-        """Name the table of a re-embedding, which then belongs to the collection. Raises NotFound."""
-        if self._scripts.run("collection_prepare", collection.tenant, collection.name, collection.id, table) == "gone":
+        """Name the table of a re-embedding, which then belongs to the collection. Raises NotFound, and Conflict where
+        another re-embedding took over."""
+        said = self._scripts.run("collection_prepare", collection.tenant, collection.name, collection.id, table)
+        if said == "gone":
             raise NotFound(f"the collection {collection.name} was deleted")
+        if said == "dropped":
+            raise Conflict(f"another re-embedding of {collection.name} took over")
+
+    @guarded
+    def abandon(self, collection: Collection, table: str) -> None:
+        """A re-embedding ended without a switch: its table goes."""
+        self._scripts.run("collection_abandon", collection.tenant, collection.name, collection.id, table)
 
     @guarded
     def switch(
@@ -144,18 +153,23 @@ class CollectionStore:
         return cast("list[str]", self._redis.zrange(DROPPED, "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
 
     @guarded
-    def take_uncompacted(self, older_than_s: float) -> Collection | None:
-        """A collection whose table many small writes may have left in pieces, since that long; given to one caller."""
-        seconds, _ = self._redis.time()
-        until = (seconds - older_than_s) * 1000
-        for ref in cast("list[str]", self._redis.zrange(UNCOMPACTED, "-inf", until, byscore=True, offset=0, num=10)):  # type: ignore[arg-type]
-            if self._redis.zrem(UNCOMPACTED, ref):
-                tenant, name = split_ref(ref)
-                try:
-                    return self.get(tenant, name)
-                except NotFound:
-                    continue
+    def take_untidy(self, rest_s: float, within_s: float = 600.0) -> Collection | None:
+        """A collection whose table many small writes may have left in pieces, first written to `rest_s` ago. Nobody
+        else gets it for `within_s`, unless tidied() says that it is done."""
+        while found := self._scripts.run("collection_tidy", int(rest_s * 1000), int(within_s * 1000)):
+            tenant, name = split_ref(found[0])
+            try:
+                return self.get(tenant, name)
+            except NotFound:
+                self._redis.zrem(UNCOMPACTED, found[0])
         return None
+
+    @guarded
+    def tidied(self, collection: Collection, versions_kept_s: float) -> None:
+        """It is; once more when the versions of its last writes may be forgotten."""
+        self._scripts.run(
+            "collection_tidied", collection.tenant, collection.name, collection.changes, int(versions_kept_s * 1000)
+        )
 
     @guarded
     def forget(self, table: str) -> None:

@@ -16,6 +16,7 @@ DreamqueueError
 ├── EngineError            engine_error           a model could not do its work
 │   ├── ModelUnavailable   model_unavailable      no such model in this pool
 │   ├── UnreadableImage    unreadable_image       an input picture cannot be decoded
+│   ├── VectorsUnfit       vectors_unfit          the vector index cannot be shared as it is set up
 │   ├── NonFinite          non_finite             a model produced NaN or infinity
 │   ├── OutOfMemory        out_of_memory          the device is full; retryable once, with smaller batches
 │   └── ProbeFailed        probe_failed           a probe job was told to fail; retryable as its spec says
@@ -59,6 +60,7 @@ __all__ = [
     "Unavailable",
     "UnreadableImage",
     "VectorsUnavailable",
+    "VectorsUnfit",
     "WorkerLost",
     "Yielded",
 ]
@@ -183,6 +185,12 @@ class UnreadableImage(EngineError):
     """An input picture cannot be decoded or is gone."""
 
     code = "unreadable_image"
+
+
+class VectorsUnfit(EngineError):
+    """The vector index cannot be shared by workers as it is set up; they do not start with it."""
+
+    code = "vectors_unfit"
 
 
 class NonFinite(EngineError):

@@ -32,7 +32,7 @@
 | dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |
 | dq:collection:{tenant}:{name} | hash | one Collection (shared/collections.py) | deleted |
 | dq:collections:{tenant}  | zset    | names of collections; score = created_at | empty |
-| dq:uncompacted           | zset    | {tenant}:{name} of collections written to; score = since when | a worker |
+| dq:uncompacted           | zset    | {tenant}:{name} of collections to tidy; score = since when | a worker |
 | dq:dropped               | zset    | tables of deleted or re-embedded collections; score = since when | a worker |
 | dq:bell:{pool}           | list    | doorbells, in Celery's wire form; kombu pops them | empty |
 """

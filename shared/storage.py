@@ -151,7 +151,7 @@ class ObjectStore:
         """The object piece by piece, for passing on. Raises NotFound at once, not at the first piece."""
         with _translated(key):
             reply = self._client.get_object(Bucket=self.bucket, Key=key)
-        return _described(key, reply), reply["Body"].iter_chunks(chunk_bytes)
+        return _described(key, reply), _pieces(key, reply["Body"].iter_chunks(chunk_bytes))
 
     def head(self, key: str) -> StoredObject:
         """What is there, without reading it. Raises NotFound."""
@@ -193,6 +193,12 @@ class ObjectStore:
         """Raise ObjectStoreUnavailable unless the bucket answers."""
         with _translated(self.bucket):
             self._client.head_bucket(Bucket=self.bucket)
+
+
+def _pieces(key: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What breaks off in the middle is the object store's fault, too."""
+    with _translated(key):
+        yield from pieces
 
 
 def _described(key: str, reply: dict[str, Any]) -> StoredObject:

@@ -75,5 +75,7 @@ def decode_picture(body: bytes, ref: str, max_pixels: int) -> Image.Image:
             return upright.convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableImage(f"the picture {ref} cannot be decoded: it is no PNG, JPEG, WebP or GIF") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads to: struct.error, IndexError, ...
         raise UnreadableImage(f"the picture {ref} cannot be decoded: {error}") from None

@@ -133,8 +133,8 @@ class WorkerNode:
         for engine in dict.fromkeys(self._engines.values()):
             models.update((model.id, model) for model in engine.load())
         self._models = list(models.values())
-        if self._shelves and "search" in self._kinds and self._shelves.is_open:
-            self._shelves.prepare()  # the first search does not wait for the index library
+        if self._shelves and self._shelves.is_open:
+            self._shelves.prepare(is_searched="search" in self._kinds)
 
     def start(self) -> None:
         """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""

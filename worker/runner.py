@@ -28,6 +28,7 @@ from shared.errors import (
     Stopped,
     StoreUnavailable,
     Unavailable,
+    VectorsUnavailable,
     Yielded,
 )
 from shared.jobs import FINAL, Claim, JobState, NewJob
@@ -58,6 +59,7 @@ __all__ = ["Runner", "RunnerParts"]
 
 log = get_logger(__name__)
 
+MOST_HINDRANCES = 20  # attempts of one job that the vector index may hinder: at 300 s between them, an hour
 LEAST_DELAY_S = 0.1  # of a job that a server's outage sends back
 KEPT_THROUGH = (Cancelled, Yielded, Draining)  # what is made is not thrown away for these
 
@@ -168,6 +170,9 @@ class Runner:
             return self._keep_partial(stop, monitor, timings)
         except Stopped as stop:
             return self._stopped(stop, monitor, timings)
+        except VectorsUnavailable as error:  # one that never comes back must not keep jobs for ever
+            is_lasting = monitor.claim.attempt >= MOST_HINDRANCES
+            return (self._failed if is_lasting else self._hindered)(error, monitor.claim, timings)
         except Unavailable as error:
             return self._hindered(error, monitor.claim, timings)
         except DreamqueueError as error:

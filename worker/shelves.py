@@ -24,7 +24,7 @@ from worker.monitor import JobMonitor
 from worker.patience import patiently
 from worker.sources import Archive, Picture, by_job
 from worker.vectors.cache import Caches
-from worker.vectors.database import open_database
+from worker.vectors.database import check_database, open_database
 from worker.vectors.index import Row, VectorDatabase, VectorTable
 from worker.vectors.snapshot import Snapshot
 
@@ -89,10 +89,13 @@ class Shelves:
                 longest_ms = max(longest_ms, now_ms - record.changed_at_ms)
         return longest_ms / 1000
 
-    def prepare(self) -> None:
-        """Open the index now. One that is away is tried again by the first job."""
+    def prepare(self, *, is_searched: bool) -> None:
+        """Make sure that the index can be shared, and open it now where the first search would wait for that. One that
+        is away is tried again by the first job. Raises VectorsUnfit."""
         try:
-            _ = self.database
+            check_database(self._settings)
+            if is_searched:
+                _ = self.database
         except VectorsUnavailable as error:
             log.warning("vector index away at start", error=error.message)
 
@@ -126,10 +129,14 @@ class Shelves:
         """Raises InvalidInput."""
         return self._fetcher.get(url, monitor.check)
 
-    def archive(self, tenant: str, ref: str) -> Archive:
-        """Raises InvalidInput where it is gone or none."""
+    def archive(self, ref: str, monitor: JobMonitor) -> Archive:
+        """Raises InvalidInput where it is gone or none, ObjectStoreUnavailable, Stopped."""
+        key = input_key(monitor.claim.tenant, ref)
         try:
-            return Archive(self._objects, input_key(tenant, ref), self._settings.image_max_bytes)
+            return patiently(
+                lambda: Archive(self._objects, key, self._settings.image_max_bytes, monitor.check),
+                monitor, self._settings.upload_patience_s, but=(),
+            )  # fmt: skip
         except NotFound:
             raise InvalidInput(f"the archive {ref} is gone", field="archive") from None
 
@@ -159,6 +166,11 @@ class TenantShelf:
         self._tenant = monitor.claim.tenant
         self._archives: list[Archive] = []
 
+    @property
+    def job_id(self) -> str:
+        """See Shelf."""
+        return self._monitor.claim.id
+
     def close(self) -> None:
         """Delete what was brought here for this run."""
         for archive in self._archives:
@@ -179,7 +191,7 @@ class TenantShelf:
     def sources(self, spec: IndexSpec) -> Sequence[Picture]:
         """See Shelf."""
         if spec.archive is not None:
-            archive = self._shelves.archive(self._tenant, spec.archive)
+            archive = self._shelves.archive(spec.archive, self._monitor)
             self._archives.append(archive)
             return archive.pictures(self._shelves.decode)
         items = spec.images or self._shelves.pictures_of_job(self._tenant, spec.job or "")
@@ -271,6 +283,15 @@ class Opened:
         """See OpenCollection."""
         self._shelves.collections.prepare(self.record, table)
         return self._shelves.database.open(table, width)
+
+    def abandon(self, table: str) -> None:
+        """See OpenCollection."""
+        self._shelves.collections.abandon(self.record, table)
+
+    def noted(self) -> None:
+        """See OpenCollection."""
+        if self.record.width:
+            self._note()
 
     def switch(self, table: str, model: str, fingerprint: str, width: int) -> bool:
         """See OpenCollection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import struct
 import tarfile
 import threading
 import zipfile
@@ -11,8 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from PIL import Image
@@ -27,8 +27,12 @@ from worker.vectors.index import Metadata
 
 __all__ = ["Archive", "Picture", "by_job", "loaded"]
 
+PROMPT_BYTES = 3_000  # of a prompt, kept with its picture
 EXACT = 2**53  # integers below it are exact as numbers
-NO_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
+NO_ARCHIVE = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, struct.error, OSError, ValueError, LookupError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,14 @@ def by_job(record: JobRecord) -> list[IndexItem]:
     ]
 
 
+def _cut(text: str) -> str:
+    """To what metadata may hold, beside the rest of it."""
+    return text.encode()[:PROMPT_BYTES].decode(errors="ignore")[:1_000]
+
+
 def _told(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any]:
     told = {
-        "prompt": str(image.get("prompt") or "")[:1_000],
+        "prompt": _cut(str(image.get("prompt") or "")),
         "kind": record.kind,
         "model": model,
         "job": record.id,
@@ -79,21 +88,23 @@ def _told(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any
 class Archive:
     """A zip or tar file, brought here as it is and read member by member. Thread-safe; use as a context manager."""
 
-    def __init__(self, objects: ObjectStore, key: str, max_bytes: int) -> None:
-        """max_bytes: of one picture, unpacked."""
-        self._folder = TemporaryDirectory(prefix="dreamqueue-archive-")
-        self._path = Path(self._folder.name) / "archive"
+    def __init__(
+        self, objects: ObjectStore, key: str, max_bytes: int, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """max_bytes: of one picture, unpacked. `check` is called while the archive comes, and may raise."""
+        self._file = TemporaryFile()  # noqa: SIM115 (open as long as this is; it has no name, so it goes with the process)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # both libraries read through one file handle
         try:
             _, pieces = objects.stream(key)
-            with self._path.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
+            for piece in pieces:
+                check()
+                self._file.write(piece)
+            self._file.seek(0)
             with _translated():
-                self._open = _Zip(self._path) if zipfile.is_zipfile(self._path) else _Tar(self._path)
+                self._open = _Zip(self._file) if zipfile.is_zipfile(self._file) else _Tar(self._file)
         except BaseException:
-            self._folder.cleanup()
+            self._file.close()
             raise
 
     def __enter__(self) -> Archive:
@@ -105,7 +116,7 @@ class Archive:
     def close(self) -> None:
         """Delete the copy."""
         self._open.close()
-        self._folder.cleanup()
+        self._file.close()
 
     def pictures(self, decode: Callable[[bytes, str], Image.Image]) -> Sequence[Picture]:
         """Every member that may be a picture, by name; `decode` is told which. Raises InvalidInput."""
@@ -152,8 +163,8 @@ def _translated() -> Iterator[None]:
 
 
 class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._file = zipfile.ZipFile(path)
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = zipfile.ZipFile(file)
         self.names = {member_name(info.filename): info for info in self._file.infolist() if not info.is_dir()}
 
     def member(self, name: str) -> IO[bytes]:
@@ -167,8 +178,9 @@ class _Zip:
 class _Tar:
     """Never under gzip: the door takes that off, since members are read in any order."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = tarfile.open(path, "r:")  # noqa: SIM115 (open as long as this is)
+    def __init__(self, file: IO[bytes]) -> None:
+        file.seek(0)
+        self._file = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (open as long as this is)
         self.names = {member_name(info.name): info for info in self._file if info.isfile()}
 
     def member(self, name: str) -> IO[bytes]:

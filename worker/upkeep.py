@@ -4,6 +4,7 @@ what is in memory. Any worker may do any of it; Redis gives each table to one of
 
 from __future__ import annotations
 
+from shared.errors import VectorsUnavailable
 from shared.logs import get_logger
 from shared.metrics import (
     INDEX_COMPACTIONS,
@@ -22,6 +23,7 @@ log = get_logger(__name__)
 
 PERIOD_S = 5.0
 REST_S = 30.0  # a table is compacted so long after it was first written to
+VERSIONS_KEPT_S = 3_700.0  # a little more than the index keeps old versions for readers (worker/vectors/lance.py)
 LAST_READ_S = 60.0  # a table that belongs to nothing may still be read so long
 
 
@@ -40,23 +42,34 @@ class Upkeep:
         self.compact(rest_s)
 
     def drop(self, older_than_s: float) -> int:
-        """Delete tables that have belonged to nothing for so long; how many."""
-        tables = self._shelves.collections.dropped(older_than_s)
-        for table in tables:
-            self._shelves.database.drop(table)
+        """Delete tables that have belonged to nothing for so long; how many. One that cannot be is tried again."""
+        count = 0
+        for table in self._shelves.collections.dropped(older_than_s):
+            try:
+                self._shelves.database.drop(table)
+            except VectorsUnavailable as error:
+                log.warning("table not dropped", table=table, error=error.message)
+                continue
             self._shelves.caches.drop(table)
             self._shelves.collections.forget(table)
             log.info("table dropped", table=table)
-        return len(tables)
+            count += 1
+        return count
 
     def compact(self, rest_s: float) -> int:
-        """Compact every table that was first written to so long ago; how many."""
+        """Tidy every table that was first written to so long ago; how many. One that cannot be is tried again later,
+        and so is one whose worker dies over it."""
         count = 0
-        while collection := self._shelves.collections.take_uncompacted(rest_s):
-            if collection.width:
-                self._shelves.table(collection).optimize(is_large=collection.rows > self._large_rows)
-                INDEX_COMPACTIONS.inc()
-                count += 1
+        while collection := self._shelves.collections.take_untidy(rest_s):
+            try:
+                if collection.width:
+                    self._shelves.table(collection).optimize(is_large=collection.rows > self._large_rows)
+                    INDEX_COMPACTIONS.inc()
+                    count += 1
+            except VectorsUnavailable as error:
+                log.warning("table not tidied", table=collection.table, error=error.message)
+                continue
+            self._shelves.collections.tidied(collection, VERSIONS_KEPT_S)
         return count
 
     def _show(self) -> None:

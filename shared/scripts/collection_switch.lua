@@ -1,5 +1,6 @@
 -- The vectors of another model are all there: from now on they are the collection's. Not if anything changed since.
 --   dq:collection:{tenant}:{name} hash  table, model, fingerprint, width, sizes        dq:dropped zset  the old table
+--   dq:uncompacted zset  gets the collection
 -- ARGV 2 tenant  3 name  4 id  5 new table  6 changes it holds  7 model  8 fingerprint  9 width  10 version  11 rows
 --      12 bytes
 -- Returns 'ok', 'changed' or 'gone'
@@ -13,4 +14,5 @@ redis.call('HSET', key, 'table', ARGV[5], 'next_table', '', 'model', ARGV[7], 'f
   'version', ARGV[10], 'rows', ARGV[11], 'bytes', ARGV[12], 'changed_at', now)
 redis.call('HINCRBY', key, 'changes', 1)
 redis.call('ZADD', 'dq:dropped', now, held)
+redis.call('ZADD', 'dq:uncompacted', 'NX', now, ARGV[2] .. ':' .. ARGV[3])
 return 'ok'

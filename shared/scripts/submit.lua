@@ -12,8 +12,10 @@ if ARGV[12] ~= '' then
   local held = redis.call('GET', idem)
   if held then
     local colon = string.find(held, ':', 1, true)
-    local same = string.sub(held, 1, colon - 1) == ARGV[13]
-    return {same and 'duplicate' or 'conflict', string.sub(held, colon + 1)}
+    local same, first = string.sub(held, 1, colon - 1) == ARGV[13], string.sub(held, colon + 1)
+    local is_known = redis.call('EXISTS', job_key(tenant .. ':' .. first)) == 1
+      or redis.call('ZSCORE', 'dq:jobs:' .. tenant, first)
+    if is_known then return {same and 'duplicate' or 'conflict', first} end  -- else its short retention is over
   end
 end
 local known = redis.call('HGET', job_key(ref), 'fingerprint')

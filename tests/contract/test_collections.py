@@ -76,6 +76,14 @@ def test_another_reembedding_takes_over(collections: CollectionStore, tenant: st
     collections.prepare(made, "first")
     collections.prepare(made, "second")
     assert "first" in collections.dropped(-1)
+    with pytest.raises(Conflict, match="took over"):  # it may be deleted at any moment
+        collections.prepare(made, "first")
+    collections.abandon(made, "first")
+    assert collections.get(tenant, "c").next_table == "second"
+    collections.abandon(made, "second")
+    assert collections.get(tenant, "c").next_table == ""
+    assert "second" in collections.dropped(-1)
+    collections.prepare(made, "third")
     with pytest.raises(NotFound, match="another job"):
         collections.switch(
             collections.get(tenant, "c"), "first", model="n", fingerprint="", width=1, version=1, rows=1, bytes_=1
@@ -115,6 +123,15 @@ def test_a_collection_to_compact_is_given_to_one(collections: CollectionStore, t
     for written in (made, gone):
         collections.note(written, version=1, rows=1, bytes_=1)
     collections.delete(tenant, "gone")
-    taken = list(iter(lambda: collections.take_uncompacted(-1), None))
+    taken = list(iter(lambda: collections.take_untidy(-1), None))
     assert [found.name for found in taken if found.tenant == tenant] == ["c"]
-    assert collections.take_uncompacted(3_600) is None
+    (record,) = [found for found in taken if found.tenant == tenant]
+    assert collections.take_untidy(-1) is None  # it is in that one's hands
+    assert collections.take_untidy(-601) is not None  # which took too long
+    collections.note(record, version=2, rows=2, bytes_=2)
+    collections.tidied(record, 3_600)
+    assert collections.take_untidy(-1) is not None  # it was written to meanwhile
+    collections.tidied(collections.get(tenant, "c"), 3_600)
+    assert collections.take_untidy(-1) is None
+    collections.tidied(collections.get(tenant, "c"), -1)
+    assert not [found for found in iter(lambda: collections.take_untidy(-7_300), None) if found.tenant == tenant]

@@ -59,3 +59,19 @@ def test_a_retention_of_its_own_leaves_nothing(store: JobStore, tenant: str, poo
     store.forget(tenant, job.id)
     with pytest.raises(NotFound):
         store.get(tenant, job.id)
+
+
+def test_a_key_outlives_no_forgotten_job(store: JobStore, tenant: str, pool: str) -> None:
+    def keyed() -> NewJob:
+        return new_job(tenant, pool, result_ttl_s=60, idempotency_key="k", fingerprint="same")
+
+    first = store.submit(keyed())
+    assert store.submit(keyed()).id == first.id
+    claim = store.claim(pool, "w")
+    assert claim is not None
+    store.commit(claim, {}, {})
+    assert not store.submit(keyed()).created
+    store.forget(tenant, first.id)
+    again = store.submit(keyed())
+    assert again.created
+    assert again.id != first.id

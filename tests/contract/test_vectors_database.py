@@ -13,7 +13,7 @@ import qdrant_client.common.client_exceptions
 import qdrant_client.http.exceptions
 
 from deploy.local.servers import free_port
-from shared.errors import InvalidInput, VectorsUnavailable
+from shared.errors import InvalidInput, VectorsUnavailable, VectorsUnfit
 from shared.settings import Settings
 from tests.support.s3_stand_in import S3StandIn
 from tests.support.vectors import COLUMNS, some_rows
@@ -38,20 +38,20 @@ def test_the_url_says_which_index(tmp_path: Path, s3: S3StandIn) -> None:
     assert folder.is_dir()
     assert isinstance(open_database(Settings(vectors_url="http://127.0.0.1:1")), QdrantDatabase)
     assert isinstance(open_database(Settings(vectors_url="s3://v", s3_endpoint=s3.url)), LanceDatabase)
-    with pytest.raises(VectorsUnavailable, match="DREAMQUEUE_VECTORS_URL"):
+    with pytest.raises(VectorsUnfit, match="DREAMQUEUE_VECTORS_URL"):
         open_database(Settings(vectors_url=""))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(VectorsUnavailable, match="DREAMQUEUE_VECTORS_URL"):
+    with pytest.raises(VectorsUnfit, match="DREAMQUEUE_VECTORS_URL"):
         open_database(Settings(vectors_url=str(tmp_path / "file" / "vectors")))
 
 
 @pytest.mark.integration
 def test_a_store_that_takes_both_puts_is_refused(settings: Settings, objects: object) -> None:
     """nanio, the embedded store: it ignores If-None-Match, and one of two commits made at once would be lost."""
-    with pytest.raises(VectorsUnavailable, match=r"DREAMQUEUE_VECTORS_URL.*does not honour conditional puts"):
+    with pytest.raises(VectorsUnfit, match=r"DREAMQUEUE_VECTORS_URL.*does not honour conditional puts"):
         open_database(settings.model_copy(update={"vectors_url": "s3://vectors"}))
 
 

@@ -376,9 +376,12 @@ def test_another_model_takes_over_whole(
     assert hit["id"] == filled[0]["image"]
     assert hit["cosine"] == pytest.approx(1, abs=1e-4)
     assert hit["metadata"] == filled[0]["metadata"]
-    again = result(store, tenant, "reembed", collection="c", model="tiny-clip")
+    again = result(store, tenant, "reembed", collection="c", model="tiny-clip")  # builds its table anew
     assert again["rows"] == len(NAMES)
-    assert collections.get(tenant, "c").table == after.table
+    assert collections.get(tenant, "c").table != after.table
+    back = result(store, tenant, "reembed", collection="c", model="emoji-clip")
+    assert back["rows"] == len(NAMES)
+    assert found(store, tenant, text="rocket", limit=1) == ["rocket"]
     more = {"image": upload(objects, tenant, emoji["rocket"].rotate(90)), "metadata": {"name": "turned"}}
     assert result(store, tenant, "index", collection="c", images=[more])["added"] == 1
 

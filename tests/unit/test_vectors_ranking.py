@@ -106,7 +106,7 @@ def test_a_page_goes_on_where_it_ended_though_rows_came_and_went() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"query": unit(np.arange(1, WIDTH + 1))},
+        {"asked": "other words"},
         {"filter_": Condition(field="size", gt=3)},
         {"min_cosine": 0.5},
         {"dedup": 0.9},
@@ -125,6 +125,20 @@ def test_a_cursor_is_good_for_its_own_question_only(changed: dict[str, object]) 
     with pytest.raises(InvalidInput) as caught:
         rank_snapshot(snapshot, COLUMNS, again)
     assert caught.value.field == "cursor"
+
+
+@pytest.mark.parametrize("dedup", [None, 0.99])
+def test_a_query_that_moved_by_a_last_bit_shows_no_hit_twice(dedup: float | None) -> None:
+    """The same words, embedded in another batch: a cursor is still good for them."""
+    snapshot = _snapshot(some_rows(60))
+    question = Question(_query(), 7, asked="the same words", dedup=dedup)
+    first = rank_snapshot(snapshot, COLUMNS, question)
+    for way in (-1, 1):
+        moved = np.nextafter(question.query, np.float32(way), dtype=np.float32)
+        second = rank_snapshot(snapshot, COLUMNS, replace(question, query=moved, cursor=first.next_cursor))
+        assert not {hit.id for hit in first.hits} & {hit.id for hit in second.hits}
+        both = rank_snapshot(snapshot, COLUMNS, replace(question, limit=14))
+        assert [hit.id for hit in both.hits] == [hit.id for hit in [*first.hits, *second.hits]]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5])  # rows are gathered, or all products masked

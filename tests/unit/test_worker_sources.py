@@ -128,3 +128,21 @@ def test_a_jobs_pictures_tell_where_they_are_from() -> None:
     }  # fmt: skip
     assert "seed" not in second.metadata  # no float holds it
     assert "score" not in second.metadata
+
+
+def test_the_longest_prompt_fits_beside_the_rest() -> None:
+    job_id = "6f1f0a3e-0000-4000-8000-000000000001"
+    record = JobRecord(
+        id=job_id, tenant="t", kind="dalle", pool="p", spec={}, state=JobState.SUCCEEDED, priority="normal", attempt=1,
+        failures=0, losses=0, created_at_ms=0, queued_at_ms=0,
+        result={"images": [{"name": "0.png", "prompt": "\N{CAT FACE}" * 1_000, "seed": 1, "index": 0}]},
+    )  # fmt: skip
+    (item,) = by_job(record)
+    assert set(str(item.metadata["prompt"])) == {"\N{CAT FACE}"}
+
+
+def test_a_damaged_exif_block_is_that_pictures_error() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "WEBP", exif=b"Exif\0\0II*\0")
+    with pytest.raises(UnreadableImage):
+        decode(buffer.getvalue(), "x")

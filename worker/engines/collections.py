@@ -69,7 +69,7 @@ class CollectionEngine:
         clock = StageClock("index", self._events)
         width = self._library.clip(collection.record.model).width
         indexing = Indexing(shelf, collection, self._embedder, fingerprint, width, clock)
-        indexed = Indexed.resumed(task.snapshot)
+        indexed = Indexed.resumed(task.snapshot, collection.record.id)
         with keeping(lambda: self._indexed(spec, collection, indexed, indexed.done, clock)):
             total = indexing.run(spec, indexed, monitor)
         return self._indexed(spec, collection, indexed, total, clock)

@@ -66,7 +66,7 @@ class Embedder:
 
     def images(self, model_id: str, images: Sequence[Image.Image], monitor: Monitor) -> Tensor:
         """(N, D), unit length; of any sizes. Raises NonFinite, Stopped."""
-        side = self._library.clip(model_id).image_size_px
+        side = self.side_px(model_id)
 
         def scaled(begin: int) -> list[Future[Tensor]]:
             part = images[begin : begin + AHEAD]
@@ -78,6 +78,10 @@ class Embedder:
             pictures = torch.cat([future.result() for future in part]).to(self._device.torch_device)
             vectors.append(self.tensors(model_id, pictures, monitor, begin, len(images)))
         return torch.cat(vectors)
+
+    def side_px(self, model_id: str) -> int:
+        """Of the square that the model sees a picture as."""
+        return self._library.clip(model_id).image_size_px
 
     def tensors(
         self, model_id: str, pictures: Tensor, monitor: Monitor | None = None, begun: int = 0, total: int = 0

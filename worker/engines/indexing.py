@@ -10,17 +10,18 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from shared.clip_specs import IndexSpec
-from shared.errors import DreamqueueError, InvalidInput, Stopped, Unavailable
+from shared.errors import DreamqueueError, InvalidInput, NonFinite, Stopped, Unavailable
 from shared.filters import type_of
 from worker.engines.base import Monitor
 from worker.engines.embeddings import Embedder
+from worker.engines.pixels import scaled
 from worker.engines.shelf import Loaded, OpenCollection, Shelf, Source
 from worker.engines.stages import StageClock
-from worker.vectors.index import Metadata, Row
+from worker.vectors.index import Metadata, Row, Vectors
 
 T = TypeVar("T")
 
@@ -34,8 +35,9 @@ NOT_ITS_OWN = (Unavailable, Stopped)  # errors that are no picture's own
 
 @dataclass
 class Indexed:
-    """What became of a job's pictures so far."""
+    """What became of a job's pictures so far, whole chunks of them."""
 
+    collection: str = ""  # its id: another one of the same name is begun anew
     done: int = 0
     added: int = 0
     updated: int = 0
@@ -52,17 +54,26 @@ class Indexed:
         """One picture's own error."""
         self.errors.append({"item": item, "code": error.code, "message": error.message})
 
+    def take(self, chunk: Indexed) -> None:
+        """Add what became of a chunk."""
+        self.done += chunk.done
+        self.added += chunk.added
+        self.updated += chunk.updated
+        self.unchanged += chunk.unchanged
+        self.errors += chunk.errors
+
     def saved(self) -> bytes:
         """From which `resumed` goes on."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def resumed(cls, saved: bytes | None) -> Indexed:
-        """What an earlier attempt did; nothing, where what it saved cannot be read."""
+    def resumed(cls, saved: bytes | None, collection: str) -> Indexed:
+        """What an earlier attempt did; nothing, where what it saved cannot be read or went into another collection."""
         try:
-            return cls(**json.loads(saved)) if saved else cls()
+            found = cls(**json.loads(saved)) if saved else cls(collection)
         except (ValueError, TypeError):
-            return cls()
+            return cls(collection)
+        return found if found.collection == collection else cls(collection)
 
 
 class Quiet:
@@ -107,6 +118,7 @@ class Indexing:
         self._fingerprint = fingerprint
         self._width = width
         self._clock = clock
+        self._side_px = embedder.side_px(self._model)
 
     def run(self, spec: IndexSpec, indexed: Indexed, monitor: Monitor) -> int:
         """Index every source from number `indexed.done` on; how many there are in all."""
@@ -115,14 +127,23 @@ class Indexing:
             monitor.resumed(indexed.done)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="read") as readers:
             try:
-                for chunk, coming in _ahead(sources[indexed.done :], readers):
-                    self._index(self._read(chunk, coming, indexed, monitor), indexed, monitor)
-                    indexed.done += len(chunk)
-                    monitor.snapshot(indexed.done, indexed.saved)
+                for chunk, coming in _ahead(sources[indexed.done :], self._side_px, readers):
+                    self._chunk(chunk, coming, indexed, monitor)
                     monitor.progress("index", indexed.done, len(sources))
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
+        self._collection.noted()
         return len(sources)
+
+    def _chunk(
+        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, monitor: Monitor
+    ) -> None:
+        """Counted as a whole or not at all, whatever stops it."""
+        found = Indexed(done=len(chunk))
+        self._index(self._read(chunk, coming, found, monitor), found, monitor)
+        indexed.take(found)
+        saved = indexed.saved()
+        monitor.snapshot(indexed.done, lambda: saved)
 
     def _read(
         self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, monitor: Monitor
@@ -153,7 +174,8 @@ class Indexing:
             for picture in pictures
             if picture.loaded.id in held and not _same(held[picture.loaded.id].metadata, picture.source.metadata)
         ]
-        rows = self._looked_at(new, monitor)
+        rows = self._looked_at(new, indexed, monitor)
+        seen = len(rows)
         rows += [
             Row(old.id, old.vector, picture.source.metadata, old.added_at_ms)
             for picture in changed
@@ -162,10 +184,10 @@ class Indexing:
         if rows:
             with self._clock.stage("write"):
                 self._collection.put(rows)
-        indexed.added += len(new)
+        indexed.added += seen
         indexed.updated += len(changed)
         indexed.unchanged += len(pictures) - len(new) - len(changed)
-        self._clock.events.on_rows(len(new), len(changed), len(pictures) - len(new) - len(changed))
+        self._clock.events.on_rows(seen, len(changed), len(pictures) - len(new) - len(changed))
 
     def _bound(self, pictures: list[_Picture], indexed: Indexed) -> list[_Picture]:
         """Those whose metadata fits the collection's fields. All at once, since it is the same for nearly all."""
@@ -186,31 +208,48 @@ class Indexing:
                 self._clock.events.on_item_error(error.code)
         return fitting
 
-    def _looked_at(self, new: list[_Picture], monitor: Monitor) -> list[Row]:
+    def _looked_at(self, new: list[_Picture], indexed: Indexed, monitor: Monitor) -> list[Row]:
         if not new:
             return []
         with ThreadPoolExecutor(THREADS, thread_name_prefix="keep") as keepers:
             kept = [keepers.submit(self._shelf.keep, picture.loaded) for picture in new]
             with self._clock.stage("embed"):
-                images = [picture.loaded.image for picture in new]
-                vectors = self._embedder.images(self._model, images, Quiet(monitor)).float().cpu().numpy()
+                vectors = self._vectors(new, indexed, monitor)
             with self._clock.stage("keep"):  # what is not stored yet: a row must not be there before its picture
                 for future in kept:
                     _result(future, monitor)
         now_ms = int(time.time() * 1000)
         return [
-            Row(picture.loaded.id, vector, picture.source.metadata, now_ms)
-            for picture, vector in zip(new, vectors, strict=True)
+            Row(picture.loaded.id, vectors[picture.loaded.id], picture.source.metadata, now_ms)
+            for picture in new
+            if picture.loaded.id in vectors
         ]
+
+    def _vectors(self, new: list[_Picture], indexed: Indexed, monitor: Monitor) -> dict[str, Vectors]:
+        """By picture; one that the model makes NaN of is an error of its own."""
+        try:
+            rows = self._embedder.images(self._model, [picture.loaded.image for picture in new], Quiet(monitor))
+            return {picture.loaded.id: row for picture, row in zip(new, rows.float().cpu().numpy(), strict=True)}
+        except NonFinite as error:
+            if len(new) == 1:
+                indexed.failed(new[0].source.item, error)
+                self._clock.events.on_item_error(error.code)
+                return {}
+        return {id_: row for picture in new for id_, row in self._vectors([picture], indexed, monitor).items()}
 
 
 def _ahead(
-    sources: Sequence[Source], readers: ThreadPoolExecutor
+    sources: Sequence[Source], side_px: int, readers: ThreadPoolExecutor
 ) -> Iterator[tuple[Sequence[Source], list[Future[Loaded]]]]:
-    """Chunk by chunk, the next one being read while this one is worked on."""
+    """Chunk by chunk, the next one being read while this one is worked on. Pictures come as small as the model sees
+    them: hundreds of large ones would fill the memory."""
+
+    def read(source: Source) -> Loaded:
+        found = source.load()
+        return replace(found, image=scaled(found.image, (side_px, side_px)))
 
     def begun(begin: int) -> list[Future[Loaded]]:
-        return [readers.submit(source.load) for source in sources[begin : begin + CHUNK]]
+        return [readers.submit(read, source) for source in sources[begin : begin + CHUNK]]
 
     coming = begun(0)
     for begin in range(0, len(sources), CHUNK):
@@ -224,8 +263,8 @@ def _result(future: Future[T], monitor: Monitor) -> T:
         try:
             return future.result(timeout=0.5)
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # it ended between the two, or this is its own error
+                return future.result()
 
 
 def _types(picture: _Picture) -> dict[str, Any]:

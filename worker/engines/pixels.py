@@ -11,15 +11,20 @@ from torch import Tensor
 
 from shared.errors import NonFinite
 
-__all__ = ["check_finite", "contact_sheet", "to_images", "to_tensor"]
+__all__ = ["check_finite", "contact_sheet", "scaled", "to_images", "to_tensor"]
 
 
 def to_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
     """(1, 3, H, W); resized to `size` (width, height) first where that is given."""
-    if size and image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if size:
+        image = scaled(image, size)
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(1, image.height, image.width, 3).permute(0, 3, 1, 2).float() / 255
+
+
+def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Of that (width, height), whatever its own."""
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def to_images(pictures: Tensor) -> list[Image.Image]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shared.clip_specs import ReembedSpec
-from shared.errors import DreamqueueError, Stopped, Unavailable
+from shared.errors import Cancelled, DeadlineExceeded, DreamqueueError, Stopped, Unavailable
 from worker.engines.base import Monitor
 from worker.engines.embeddings import Embedder
 from worker.engines.indexing import CHUNK, Quiet
 from worker.engines.library import ModelLibrary
+from worker.engines.pixels import scaled
 from worker.engines.shelf import OpenCollection, Shelf
-from worker.vectors.index import Row, VectorTable
+from worker.vectors.index import Columns, Metadata, Row, Vectors, VectorTable
 
 __all__ = ["reembed"]
 
@@ -27,15 +29,36 @@ def reembed(
     """Run to the switch; how many rows there are then. An earlier attempt's rows are kept. Raises DreamqueueError for a
     picture that cannot be read any more: the old vectors stay then."""
     clip, fingerprint = library.clip(spec.model), library.describe(spec.model)[0].sha256
-    table = _table(collection.record.id, collection.record.table, fingerprint)
-    while True:
-        collection = shelf.open(spec.collection)
-        if collection.record.table == table or collection.record.fingerprint == fingerprint:
-            return collection.record.rows  # an earlier attempt switched, or there was nothing to do
-        new = collection.beside(clip.width, table)
-        _fill(new, spec.model, shelf, collection, embedder, monitor)
-        if collection.switch(table, spec.model, fingerprint, clip.width):
-            return new.count()
+    table = f"c{hashlib.sha256(f'{collection.record.id}:{shelf.job_id}'.encode()).hexdigest()[:32]}"
+    try:
+        while True:
+            collection = shelf.open(spec.collection)
+            if collection.record.table == table:
+                return collection.record.rows  # an earlier attempt of this job switched
+            new = collection.beside(clip.width, table)
+            _fill(new, spec.model, shelf, collection, embedder, monitor)
+            if collection.switch(table, spec.model, fingerprint, clip.width):
+                return new.count()
+    except DreamqueueError as error:
+        if isinstance(error, Cancelled | DeadlineExceeded) or not (error.retryable or isinstance(error, Stopped)):
+            collection.abandon(table)  # nobody goes on from there
+        raise
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Of a row, without its vector: there may be millions."""
+
+    metadata: Metadata
+    added_at_ms: int
+
+
+def _kept(table: VectorTable, columns: Columns, monitor: Monitor) -> dict[str, _Kept]:
+    found: dict[str, _Kept] = {}
+    for rows in table.scan(columns):
+        monitor.check()
+        found.update((row.id, _Kept(row.metadata, row.added_at_ms)) for row in rows)
+    return found
 
 
 def _fill(
@@ -43,36 +66,35 @@ def _fill(
 ) -> None:
     """Make the new table's rows those of the collection as it was opened."""
     columns = collection.record.columns
-    wanted: dict[str, Row] = {}
-    if collection.record.width:
-        for rows in collection.table.scan(columns):
-            wanted.update((row.id, row) for row in rows)
-    held = {row.id: row for rows in new.scan(columns) for row in rows}
+    wanted = _kept(collection.table, columns, monitor) if collection.record.width else {}
+    held = _kept(new, columns, monitor)
     if gone := [row_id for row_id in held if row_id not in wanted]:
         new.delete(gone)
-    stale = [row for row_id, row in wanted.items() if row_id not in held or held[row_id].metadata != row.metadata]
+    stale = [row_id for row_id, row in wanted.items() if held.get(row_id) != row]
     done = len(wanted) - len(stale)
     for begin in range(0, len(stale), CHUNK):
         part = stale[begin : begin + CHUNK]
-        new.put(_seen(part, model, shelf, embedder, monitor), columns)
+        vectors = _seen(part, model, shelf, embedder, monitor)
+        rows = [
+            Row(row_id, vector, wanted[row_id].metadata, wanted[row_id].added_at_ms)
+            for row_id, vector in zip(part, vectors, strict=True)
+        ]
+        new.put(rows, columns)
         done += len(part)
         monitor.progress("embed", done, len(wanted))
 
 
-def _seen(rows: Sequence[Row], model: str, shelf: Shelf, embedder: Embedder, monitor: Monitor) -> list[Row]:
+def _seen(ids: Sequence[str], model: str, shelf: Shelf, embedder: Embedder, monitor: Monitor) -> Vectors:
     images = []
-    for row in rows:
+    side = embedder.side_px(model)
+    for row_id in ids:
+        monitor.check()
         try:
-            images.append(shelf.picture(row.id))
+            images.append(scaled(shelf.picture(row_id), (side, side)))
         except (Unavailable, Stopped):
             raise
         except DreamqueueError as error:
-            error.message = f"{row.id}: {error.message}; remove it from the collection and re-embed again"
+            error.message = f"{row_id}: {error.message}; remove it from the collection and re-embed again"
             raise
-    vectors = embedder.images(model, images, Quiet(monitor)).float().cpu().numpy()
-    return [Row(row.id, vector, row.metadata, row.added_at_ms) for row, vector in zip(rows, vectors, strict=True)]
-
-
-def _table(collection_id: str, old: str, fingerprint: str) -> str:
-    """The same for every attempt of the same change."""
-    return f"c{hashlib.sha256(f'{collection_id}:{old}:{fingerprint}'.encode()).hexdigest()[:32]}"
+    found: Vectors = embedder.images(model, images, Quiet(monitor)).float().cpu().numpy()
+    return found

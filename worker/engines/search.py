@@ -5,6 +5,7 @@ Exact where the collection is in this worker's memory, else by the index's own a
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -130,8 +131,9 @@ class SearchEngine:
         self, spec: SearchSpec, query: Vectors, collection: OpenCollection, clock: StageClock
     ) -> tuple[Page, Scale]:
         logit_scale = self._library.clip(collection.record.model).logit_scale
+        asked = json.dumps([collection.record.fingerprint, [term.model_dump() for term in spec.all_terms]])
         question = Question(
-            query, spec.limit, spec.filter, spec.cursor, spec.min_cosine, spec.dedup, spec.diversity, logit_scale
+            query, spec.limit, spec.filter, spec.cursor, spec.min_cosine, spec.dedup, spec.diversity, logit_scale, asked
         )
         with clock.stage("refresh"):
             snapshot = collection.snapshot()

@@ -74,12 +74,22 @@ class OpenCollection(Protocol):
     def beside(self, width: int, table: str) -> VectorTable:
         """A table of that name for the vectors of another model. Raises NotFound."""
 
+    def abandon(self, table: str) -> None:
+        """A table beside it is not to take over."""
+
+    def noted(self) -> None:
+        """Say how large it is, though nothing was written: an attempt that was killed may not have said so."""
+
     def switch(self, table: str, model: str, fingerprint: str, width: int) -> bool:
         """Make that table the collection's unless the collection changed since it was opened. Raises NotFound."""
 
 
 class Shelf(Protocol):
     """All of one tenant's, on behalf of one job."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's, the same in every attempt."""
 
     def open(self, name: str) -> OpenCollection:
         """Raises NotFound."""

@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.errors import VectorsUnavailable
+from shared.errors import VectorsUnavailable, VectorsUnfit
 from shared.settings import Settings
 
 __all__ = ["check_conditional_puts", "storage_options"]
@@ -33,7 +33,7 @@ def storage_options(settings: Settings) -> dict[str, str]:
 
 def check_conditional_puts(settings: Settings, prefix: str) -> None:
     """Put one key twice, each time only if it is not there yet. A store that takes the second one would lose one of two
-    commits made at once. Raises VectorsUnavailable."""
+    commits made at once. Raises VectorsUnfit, and VectorsUnavailable where the store does not answer."""
     client = _client(settings)
     key = f"{prefix}/.probe-{secrets.token_hex(8)}".lstrip("/")
     try:
@@ -53,7 +53,7 @@ def check_conditional_puts(settings: Settings, prefix: str) -> None:
             f"puts, which several writers need: {error}"
         ) from error
     if not is_fit:
-        raise VectorsUnavailable(
+        raise VectorsUnfit(
             f"DREAMQUEUE_VECTORS_URL: the object store at {settings.s3_endpoint} does not honour conditional puts "
             "(If-None-Match: *), so two writers could lose each other's rows; use a folder, another store, or a Qdrant "
             "server"

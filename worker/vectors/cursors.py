@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidInput
 from shared.filters import AnyFilter
-from worker.vectors.index import Vectors
 
 __all__ = ["Place", "digest_of", "place_in", "text_of"]
 
@@ -26,11 +25,12 @@ class Place:
     id: str
 
 
-def digest_of(query: Vectors, filter_: AnyFilter | None, *options: float | None) -> bytes:
-    """Of all that decides on the order of hits: a cursor is good for that query only."""
+def digest_of(asked: str, filter_: AnyFilter | None, *options: float | None) -> bytes:
+    """Of all that decides on the order of hits: a cursor is good for that query only. `asked` says the query in words:
+    its vector differs by a last bit from one batch to the next."""
     said = filter_.model_dump(mode="json", by_alias=True, exclude_none=True) if filter_ else None
-    text = json.dumps([said, *options], sort_keys=True).encode()
-    return hashlib.sha256(query.astype("<f4").tobytes() + text).digest()[:DIGEST_BYTES]
+    text = json.dumps([asked, said, *options], sort_keys=True).encode()
+    return hashlib.sha256(text).digest()[:DIGEST_BYTES]
 
 
 def text_of(place: Place, digest: bytes) -> str:

@@ -34,7 +34,8 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched, and how the answer is cut. `query` has unit length."""
+    """What is searched, and how the answer is cut. `query` has unit length; `asked` says the same for cursors, which
+    are good for the same words only."""
 
     query: Vectors  # (D,)
     limit: int
@@ -44,11 +45,12 @@ class Question:
     dedup: float | None = None  # a hit whose cosine with a better one is that high is left out
     diversity: float = 0.0  # 0: by cosine; 1: each as far as possible from those before it
     scale: float | None = None  # the model's logit scale: with it a page tells the background
+    asked: str = ""
 
     @property
     def digest(self) -> bytes:
         """Of what a cursor of it must agree with."""
-        return digest_of(self.query, self.filter_, self.min_cosine, self.dedup)
+        return digest_of(self.asked, self.filter_, self.min_cosine, self.dedup)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ def _choose(pool: _Pool, question: Question) -> tuple[Ints, bool]:
 def _behind(pool: _Pool, allowed: Ints, place: Place) -> Ints:
     cosines = pool.cosines[allowed]
     lower = allowed[cosines < place.cosine]
+    nearest = lower[pool.cosines[lower] >= place.cosine - ROUNDING]
+    if again := [at for at in nearest if pool.ids[at] == place.id]:  # the query's last bit moved, and the last hit's
+        lower = lower[lower != again[0]]
     same = allowed[cosines == np.float32(place.cosine)]
     later = [at for at in same if pool.ids[at] > place.id]
     return np.concatenate([lower, np.array(later, np.intp)])
@@ -225,6 +230,8 @@ def _distinct(pool: _Pool, allowed: Ints, dedup: float, place: Place | None, lim
 
 def _is_behind(pool: _Pool, at: int, place: Place) -> bool:
     cosine = float(pool.cosines[at])
+    if pool.ids[at] == place.id:
+        return False
     return cosine < place.cosine or (cosine == place.cosine and pool.ids[at] > place.id)
 
 

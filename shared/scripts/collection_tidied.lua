@@ -1,0 +1,14 @@
+-- A table was tidied as it was after so many changes. What changed meanwhile is tidied after the usual rest; what was
+-- written lately once more later, when its old versions may be forgotten.
+--   dq:collection:{tenant}:{name} hash  read        dq:uncompacted zset  the collection leaves, or stays with another time
+-- ARGV 2 tenant  3 name  4 changes then  5 ms for which old versions are kept
+local ref = ARGV[2] .. ':' .. ARGV[3]
+local changes, changed_at = unpack(redis.call('HMGET', 'dq:collection:' .. ref, 'changes', 'changed_at'))
+if changes and changes ~= ARGV[4] then
+  redis.call('ZADD', 'dq:uncompacted', now, ref)
+elseif changes and now - tonumber(changed_at) < tonumber(ARGV[5]) then
+  redis.call('ZADD', 'dq:uncompacted', now + tonumber(ARGV[5]), ref)
+else
+  redis.call('ZREM', 'dq:uncompacted', ref)
+end
+return 1
