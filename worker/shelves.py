@@ -272,6 +272,8 @@ class Opened:
     def whole(self) -> Snapshot:
         """See OpenCollection."""
         found = self.snapshot()
+        if found is None:  # a server's table is held nowhere: read it for once
+            found = self._shelves.caches.copy(self.table, self.record.columns)
         if found is None:
             raise InvalidInput(
                 f"the collection has {self.record.rows} pictures, more than this worker holds in memory",

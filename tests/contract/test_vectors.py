@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient
 from shared.errors import Conflict, InvalidInput, NonFinite
 from shared.filters import AnyFilter, Condition, Filter, Not
 from tests.support.vectors import COLUMNS, is_match, row_id, some_rows, unit
+from worker.vectors.cache import Caches
 from worker.vectors.index import Metadata, Row, VectorDatabase, VectorTable
 from worker.vectors.lance import LanceDatabase
 from worker.vectors.qdrant import QdrantDatabase
@@ -301,6 +302,21 @@ FILTERS = st.recursive(
     max_leaves=6,
 )
 READ: TypeAdapter[AnyFilter] = TypeAdapter(Filter)
+
+
+def test_it_can_be_read_whole_for_once(table: VectorTable) -> None:
+    """What grouping and classifying a collection need, also where searches are the server's."""
+    rows = some_rows(50, WIDTH, seed=3)
+    table.put(rows, COLUMNS)
+    caches = Caches(10**9, 100)
+    whole = caches.copy(table, COLUMNS)
+    assert whole is not None
+    assert {str(id_) for id_ in whole.ids} == {row.id for row in rows}
+    at = whole.position(rows[7].id)
+    assert at is not None
+    assert whole.vectors[at] == pytest.approx(rows[7].vector, abs=1e-6)
+    assert not caches.held()
+    assert Caches(10**9, 49).copy(table, COLUMNS) is None
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,10 @@ class Caches:
             self._make_room(name)
         return snapshot
 
+    def copy(self, table: VectorTable, columns: Columns) -> Snapshot | None:
+        """A table's rows for once, not kept; None where they are too many. Raises VectorsUnavailable."""
+        return self._read(None, table, columns)
+
     def drop(self, name: str) -> None:
         """Forget a table."""
         with self._lock:
