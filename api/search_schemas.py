@@ -38,6 +38,10 @@ class Collection(Output):
     bytes: int = Field(description="what its vectors take, as far as the index knows")
     fields: dict[str, FieldType] = Field(description="of its pictures' metadata; a type is settled at first use")
     changes: int = Field(description="grows with each write: a search that began later sees it")
+    stale: bool | None = Field(
+        description="live workers do not hold the weights that made its vectors: re-embed it, since it cannot be "
+        "searched; null while no worker is alive"
+    )
     created_at: Time
     changed_at: Time
     reembedding: bool = Field(description="whether another model's vectors are being made beside those that answer")
@@ -56,7 +60,7 @@ class Hit(Output):
     id: str
     url: str = Field(description="fetch it with your key: it redirects to a URL that needs none")
     cosine: float = Field(description="between its vector and the sum of the terms")
-    score: float = Field(description="0 to 1, by the model's own scale")
+    score: float = Field(description="0 to 1: the chance that it shows what was asked for, as calibrated for the model")
     metadata: Metadata
     added_at: Time
 

@@ -73,7 +73,7 @@ def create_collection(call: Call) -> Response:
     found, is_new = call.services.collections.create(
         call.tenant, asked.name, asked.model, fingerprint=_fingerprint(call, asked.model), description=asked.description
     )
-    response = json_response(_document(found), 201 if is_new else 200)
+    response = json_response(_document(found, _clips(call)), 201 if is_new else 200)
     response.headers["Location"] = f"/v1/collections/{found.name}"
     return response
 
@@ -81,13 +81,15 @@ def create_collection(call: Call) -> Response:
 @routes.add("GET", "/v1/collections", scope="jobs:read", responses={200: CollectionList})
 def list_collections(call: Call) -> Response:
     """List your collections, oldest first."""
-    return json_response({"collections": [_document(found) for found in call.services.collections.all(call.tenant)]})
+    clips = _clips(call)
+    found = call.services.collections.all(call.tenant)
+    return json_response({"collections": [_document(one, clips) for one in found]})
 
 
 @routes.add("GET", "/v1/collections/<name>", scope="jobs:read", responses={200: CollectionView, **problems(404)})
 def get_collection(call: Call, name: str) -> Response:
-    """Describe a collection: its model, its size, its metadata fields."""
-    return json_response(_document(known_collection(call, name)))
+    """Describe a collection: its model, its size, its metadata fields, and whether its vectors are stale."""
+    return json_response(_document(known_collection(call, name), _clips(call)))
 
 
 @routes.add(
@@ -134,19 +136,25 @@ def group_collection(call: Call, name: str) -> Response:
 def _fingerprint(call: Call, model: str) -> str:
     """Of the model's weights, as live workers hold it; empty where no worker is alive. Raises InvalidInput where those
     alive hold no such CLIP."""
-    workers = call.services.fleet.pool(call.services.settings.pool).workers
-    clips = {
-        held["id"]: str(held.get("sha256") or "")
-        for worker in workers
-        for held in worker.models
-        if held.get("family") == "clip"
-    }
-    if workers and model not in clips:
+    clips = _clips(call)
+    if clips is None:
+        return ""
+    if model not in clips:
         raise InvalidInput(f"no worker has the CLIP {model}", field="model", limit=f"one of {', '.join(sorted(clips))}")
-    return clips.get(model, "")
+    return clips[model]
 
 
-def _document(found: Collection) -> dict[str, Any]:
+def _clips(call: Call) -> dict[str, str] | None:
+    """Weights of every CLIP that live workers hold, by id; None where no worker is alive."""
+    workers = call.services.fleet.pool(call.services.settings.pool).workers
+    if not workers:
+        return None
+    held = [model for worker in workers for model in worker.models]
+    return {model["id"]: str(model.get("sha256") or "") for model in held if model.get("family") == "clip"}
+
+
+def _document(found: Collection, clips: dict[str, str] | None) -> dict[str, Any]:
+    is_stale = None if clips is None else bool(found.fingerprint) and clips.get(found.model) != found.fingerprint
     url = f"/v1/collections/{found.name}"
     return {
         "name": found.name,
@@ -158,6 +166,7 @@ def _document(found: Collection) -> dict[str, Any]:
         "bytes": found.bytes,
         "fields": found.fields,
         "changes": found.changes,
+        "stale": is_stale,
         "created_at": rfc3339(found.created_at_ms),
         "changed_at": rfc3339(found.changed_at_ms),
         "reembedding": bool(found.next_table),

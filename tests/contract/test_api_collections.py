@@ -14,6 +14,7 @@ from shared.settings import Settings
 from shared.store import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.support.api import DALLE, Caller, StandIn, new_key, picture
+from tests.support.polling import eventually
 
 ROW = "img_" + "0" * 64
 JOBS: dict[str, dict[str, Any]] = {
@@ -124,6 +125,21 @@ def test_a_filter_compares_like_with_like(caller: Caller, tenant: str, collectio
     assert field_of(caller.post("/v1/jobs", request)) == "input.filter"
     request["input"]["filter"] = {"not": {"field": "year", "gte": 1990}}
     assert caller.submit(request)["input"]["filter"]["not"]["gte"] == 1990
+
+
+def test_vectors_of_weights_that_nobody_holds_are_stale(
+    caller: Caller, tenant: str, collections: CollectionStore, worker: StandIn
+) -> None:
+    name = made(caller)["name"]
+    assert caller.get(f"/v1/collections/{name}").json["stale"] is None  # who knows
+    collections.bind(collections.get(tenant, name), "1" * 64, 128, {})
+    worker.announce(["emoji-clip"])
+    eventually(
+        lambda: [found["stale"] for found in caller.get("/v1/collections").json["collections"]] == [True],
+        within_s=5, what="the worker that was announced",
+    )  # fmt: skip
+    collections.create(tenant, "empty", "emoji-clip")
+    assert caller.get("/v1/collections/empty").json["stale"] is False
 
 
 def test_an_embedding_is_as_wide_as_the_collection(caller: Caller, tenant: str, collections: CollectionStore) -> None:
