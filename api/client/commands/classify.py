@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from api.client.commands.connection import connected, json_option
 from api.client.commands.search import condition_of, filter_option, where_option
 from api.client.commands.show import show_json, show_rows, watched
 from api.client.errors import JobFailed
-from api.client.job import Job
 
 __all__ = ["classify"]
 
@@ -70,25 +67,8 @@ def classify(
         show_json(job.data)
     else:
         _show(job.result, dict(zip(input_.get("images", []), images, strict=True)))
-    for path in _saved(client, job, out) if out else []:
+    for path in client.download_all(job, out) if out else []:
         click.echo(f"  {path}", err=True)
-
-
-def _saved(client: DreamqueueClient, job: Job, folder: Path) -> list[Path]:
-    """The job's files: of a collection the server wrote them, of a few pictures the answer is the whole."""
-    if job.files:
-        return client.download_all(job, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = (job.result or {})["classifications"]
-    paths = [folder / "classifications.json", folder / "classifications.csv"]
-    paths[0].write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
-    with paths[1].open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "best_label", "probability"])
-        for item in found:
-            best = item["labels"][0]
-            writer.writerow([item["image"], item["label"], best["label"], best["probability"]])
-    return paths
 
 
 def _labels(labels: tuple[str, ...], file: Path | None) -> list[str]:
@@ -105,7 +85,7 @@ def _show(result: dict[str, Any], names: dict[str, str]) -> None:
         likely = [f"{label['label']} {label['probability']:.1%}" for label in item["labels"][:SHOWN]]
         rows.append({"picture": names.get(item["image"], item["image"]), "label": item["label"], "likely": likely})
     show_rows(rows, ["picture", "label", "likely"])
-    if counts := result.get("counts"):
+    if "collection" in result and (counts := result.get("counts")):
         click.echo()
         most = sorted(counts.items(), key=lambda pair: -pair[1])
         show_rows([{"label": label, "pictures": count} for label, count in most], ["label", "pictures"])
