@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from shared.store import JobStore
 from tests.support.api import ApiServer, new_key
@@ -16,6 +16,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+PATIENCE_MS = 15_000  # a browser beside other tests on two cores may take seconds for a click
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,7 @@ def chromium() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium; apt-get install chromium")
         pytest.skip("no chromium on PATH (apt-get install chromium)")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -39,7 +41,7 @@ def page(chromium: Browser, live_api: ApiServer) -> Iterator[Page]:
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(PATIENCE_MS)
     tab.goto(live_api.url)
     yield tab
     tab.close()
