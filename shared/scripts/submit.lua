@@ -21,7 +21,9 @@ end
 local known = redis.call('HGET', job_key(ref), 'fingerprint')
 if known then return {known == ARGV[13] and 'duplicate' or 'conflict', id} end
 if redis.call('ZSCORE', 'dq:jobs:' .. tenant, id) then return {'conflict', id} end
-if tonumber(redis.call('GET', 'dq:queued:' .. tenant) or '0') >= conf.max_queued then return {'full', id} end
+-- A tenth more for jobs of a short retention: a queue full of pictures does not refuse searches.
+local most = conf.max_queued * (ARGV[14] ~= '' and 1.1 or 1)
+if tonumber(redis.call('GET', 'dq:queued:' .. tenant) or '0') >= most then return {'full', id} end
 
 accept(ref, {pool = pool, kind = kind, spec = ARGV[6], priority = ARGV[7], offset_ms = ARGV[8], deadline_ms = ARGV[9],
   metadata = ARGV[10], retry_of = ARGV[11], fingerprint = ARGV[13], ttl_ms = ARGV[14]})

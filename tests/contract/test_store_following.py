@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 
-from shared.errors import LeaseLost, NotFound
+from shared.errors import LeaseLost, NotFound, QueueFull
 from shared.jobs import JobState, NewJob
+from shared.settings import Settings
 from shared.store import JobStore
 from tests.support.polling import eventually
 
@@ -75,3 +76,16 @@ def test_a_key_outlives_no_forgotten_job(store: JobStore, tenant: str, pool: str
     again = store.submit(keyed())
     assert again.created
     assert again.id != first.id
+
+
+def test_a_queue_full_of_pictures_does_not_refuse_searches(
+    store: JobStore, settings: Settings, tenant: str, pool: str
+) -> None:
+    small = JobStore(store.redis, settings.model_copy(update={"max_queued_per_tenant": 10}))
+    for _ in range(10):
+        small.submit(new_job(tenant, pool))
+    with pytest.raises(QueueFull):
+        small.submit(new_job(tenant, pool))
+    assert small.submit(new_job(tenant, pool, result_ttl_s=60)).created
+    with pytest.raises(QueueFull):
+        small.submit(new_job(tenant, pool, result_ttl_s=60))
