@@ -54,7 +54,9 @@ class Settings(BaseModel):
     )
     retry_base_s: float = Field(2.0, ge=0, description="retry n waits up to base*2**n, full jitter")
     retry_cap_s: float = Field(300.0, ge=0, description="longest wait before a retry")
-    max_queued_per_tenant: int = Field(20_000, ge=1, description="429 above, for searches a tenth later; bounds Redis memory")
+    max_queued_per_tenant: int = Field(
+        20_000, ge=1, description="429 above, for searches a tenth later; bounds Redis memory"
+    )
     result_ttl_s: int = Field(7 * 86_400, ge=1, description="record and artifacts of an ended job go after this")
     gone_ttl_s: int = Field(30 * 86_400, ge=1, description="an expired id answers 410 this long, 404 after")
     idempotency_ttl_s: int = Field(86_400, ge=1, description="life of an Idempotency-Key")
