@@ -24,8 +24,8 @@ from shared.errors import NotFound, ObjectStoreUnavailable
 from shared.settings import Settings
 
 __all__ = [
-    "ObjectStore", "StoredObject", "artifact_key", "image_key", "input_key", "job_prefix", "snapshot_key",
-    "snapshot_prefix",
+    "ObjectStore", "StoredObject", "artifact_key", "image_key", "input_key", "job_prefix", "s3_client",
+    "snapshot_key", "snapshot_prefix",
 ]  # fmt: skip
 
 
@@ -90,11 +90,11 @@ class ObjectStore:
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.s3_bucket
         self._presign_ttl_s = settings.presign_ttl_s
-        self._client = _client(settings, settings.s3_endpoint)
+        self._client = s3_client(settings, settings.s3_endpoint)
         self._public = (
             self._client
             if settings.public_s3_endpoint == settings.s3_endpoint
-            else _client(settings, settings.public_s3_endpoint)
+            else s3_client(settings, settings.public_s3_endpoint)
         )
 
     def ensure_bucket(self) -> None:
@@ -206,7 +206,8 @@ def _described(key: str, reply: dict[str, Any]) -> StoredObject:
     return StoredObject(key, reply["ContentLength"], sha256, reply.get("ContentType", ""))
 
 
-def _client(settings: Settings, endpoint: str) -> Any:
+def s3_client(settings: Settings, endpoint: str) -> Any:
+    """boto3's, as the settings say it. Its errors are boto's own."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint,

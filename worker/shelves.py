@@ -205,9 +205,8 @@ class TenantShelf:
                 return self._shelves.picture_bytes(ref, self._monitor)
             return self._shelves.fetch(url or "", self._monitor)
 
-        what = ref or url or ""
         is_upload = ref is not None and ref.startswith("img_")
-        return Picture(name, read, lambda body: self._shelves.decode(body, what), item.metadata, is_upload)
+        return Picture(name, ref or url or "", read, self._shelves.decode, item.metadata, is_upload)
 
     def picture(self, row_id: str) -> Image.Image:
         """See Shelf."""

@@ -25,7 +25,7 @@ from shared.storage import ObjectStore
 from worker.engines.shelf import Loaded
 from worker.vectors.index import Metadata
 
-__all__ = ["Archive", "Picture", "by_job", "loaded"]
+__all__ = ["Archive", "Picture", "by_job"]
 
 PROMPT_BYTES = 3_000  # of a prompt, kept with its picture
 EXACT = 2**53  # integers below it are exact as numbers
@@ -37,22 +37,20 @@ NO_ARCHIVE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A source whose bytes `read` fetches, and `decode` reads."""
+    """A source whose bytes `read` fetches, and `decode` reads; `called` is what their errors name."""
 
     item: str
+    called: str
     read: Callable[[], bytes]
-    decode: Callable[[bytes], Image.Image]
+    decode: Callable[[bytes, str], Image.Image]
     metadata: Metadata = field(default_factory=dict)
     is_kept: bool = False  # whether it lies under its id already
 
     def load(self) -> Loaded:
         """See Source."""
-        return loaded(self.read(), self.decode, is_kept=self.is_kept)
-
-
-def loaded(body: bytes, decode: Callable[[bytes], Image.Image], *, is_kept: bool = False) -> Loaded:
-    """Decoded, and named by its content."""
-    return Loaded(f"img_{hashlib.sha256(body).hexdigest()}", decode(body), None if is_kept else body)
+        body = self.read()
+        image = self.decode(body, self.called)
+        return Loaded(f"img_{hashlib.sha256(body).hexdigest()}", image, None if self.is_kept else body)
 
 
 def by_job(record: JobRecord) -> list[IndexItem]:
@@ -128,12 +126,7 @@ class Archive:
             if errors:
                 raise InvalidInput(f"{table}: {errors[0].file} {errors[0].message}", field="archive")
         return [
-            Picture(
-                name,
-                functools.partial(self._read, name, self._max_bytes),
-                functools.partial(_named, decode, name),
-                metadata.get(name, {}),
-            )
+            Picture(name, name, functools.partial(self._read, name, self._max_bytes), decode, metadata.get(name, {}))
             for name in names
             if name not in TABLES and not is_skipped(name)
         ]
@@ -148,10 +141,6 @@ class Archive:
         if limit is not None and len(body) > limit:
             raise UnreadableImage(f"{name} has more than {limit} bytes")
         return body
-
-
-def _named(decode: Callable[[bytes, str], Image.Image], name: str, body: bytes) -> Image.Image:
-    return decode(body, name)
 
 
 @contextmanager

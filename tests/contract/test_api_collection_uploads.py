@@ -28,32 +28,10 @@ from shared.store import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.contract.test_api_collections import field_of, made
 from tests.support.api import ApiServer, Caller, StandIn, new_key, picture
+from tests.support.archives import Members, tarred, zipped
 
 PATH = "/v1/collections/fruit/images"
 RED, BLUE = picture("red"), picture("blue")
-Members = dict[str, bytes]
-
-
-def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A .zip."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, body in members.items():
-            archive.writestr(name, body)
-    return file.getvalue()
-
-
-def tarred(members: Members, *special: tarfile.TarInfo) -> bytes:
-    """A .tar, with entries that are no files behind the members."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, body in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(body)
-            archive.addfile(entry, io.BytesIO(body))
-        for entry in special:
-            archive.addfile(entry)
-    return file.getvalue()
 
 
 def special(name: str, type_: bytes, target: str = "") -> tarfile.TarInfo:

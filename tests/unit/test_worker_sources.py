@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -14,6 +13,7 @@ from PIL import Image
 from shared.errors import InvalidInput, UnreadableImage
 from shared.jobs import JobRecord, JobState
 from shared.storage import ObjectStore, StoredObject
+from tests.support.archives import tarred, zipped
 from worker.inputs import decode_picture
 from worker.sources import Archive, by_job
 
@@ -42,24 +42,6 @@ def decode(body: bytes, ref: str) -> Image.Image:
     return decode_picture(body, ref, 1_000_000)
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, body in members.items():
-            file.writestr(name, body)
-    return buffer.getvalue()
-
-
-def tarred(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as file:
-        for name, body in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(body)
-            file.addfile(info, io.BytesIO(body))
-    return buffer.getvalue()
-
-
 MEMBERS = {
     "b.png": picture("red"),
     "sub/a.png": picture("blue"),
@@ -86,14 +68,14 @@ def test_members_by_name_with_their_metadata(pack: Callable[[dict[str, bytes]], 
 
 
 def test_a_member_larger_than_a_picture_may_be_is_not_unpacked() -> None:
-    with opened(zipped({"bomb.png": b"\0" * 5_000_000})) as archive:
+    with opened(zipped({"bomb.png": b"\0" * 5_000_000}, zipfile.ZIP_DEFLATED)) as archive:
         (source,) = archive.pictures(decode)
         with pytest.raises(UnreadableImage, match="more than 10000 bytes"):
             source.load()
 
 
 def test_a_damaged_member_is_its_own_error() -> None:
-    body = bytearray(zipped({"a.png": picture("red"), "b.png": picture("green")}))
+    body = bytearray(zipped({"a.png": picture("red"), "b.png": picture("green")}, zipfile.ZIP_DEFLATED))
     body[60] ^= 255  # in the first member's data
     with opened(bytes(body)) as archive:
         broken, whole = archive.pictures(decode)

@@ -21,7 +21,7 @@ from worker.engines.embeddings import Embedder
 from worker.engines.pixels import scaled
 from worker.engines.shelf import Loaded, OpenCollection, Shelf, Source
 from worker.engines.stages import StageClock
-from worker.vectors.index import Metadata, Row, Vectors
+from worker.vectors.index import Row, Vectors
 
 T = TypeVar("T")
 
@@ -49,10 +49,6 @@ class Indexed:
         counts = {"added": self.added, "updated": self.updated, "unchanged": self.unchanged}
         errors = self.errors[:TOLD_ERRORS]
         return {"collection": collection, **counts, "failed": len(self.errors), "total": total, "errors": errors}
-
-    def failed(self, item: str, error: DreamqueueError) -> None:
-        """One picture's own error."""
-        self.errors.append({"item": item, "code": error.code, "message": error.message})
 
     def take(self, chunk: Indexed) -> None:
         """Add what became of a chunk."""
@@ -157,8 +153,7 @@ class Indexing:
                 except NOT_ITS_OWN:
                     raise
                 except DreamqueueError as error:
-                    indexed.failed(source.item, error)
-                    self._clock.events.on_item_error(error.code)
+                    self._failed(indexed, source, error)
                     continue
                 if picture.loaded.id in pictures:
                     indexed.unchanged += 1
@@ -172,15 +167,11 @@ class Indexing:
         changed = [
             picture
             for picture in pictures
-            if picture.loaded.id in held and not _same(held[picture.loaded.id].metadata, picture.source.metadata)
+            if picture.loaded.id in held and dict(held[picture.loaded.id].metadata) != dict(picture.source.metadata)
         ]
         rows = self._looked_at(new, indexed, monitor)
         seen = len(rows)
-        rows += [
-            Row(old.id, old.vector, picture.source.metadata, old.added_at_ms)
-            for picture in changed
-            for old in [held[picture.loaded.id]]
-        ]
+        rows += [replace(held[picture.loaded.id], metadata=picture.source.metadata) for picture in changed]
         if rows:
             with self._clock.stage("write"):
                 self._collection.put(rows)
@@ -204,9 +195,13 @@ class Indexing:
                 self._collection.bind(self._fingerprint, self._width, _types(picture))
                 fitting.append(picture)
             except InvalidInput as error:
-                indexed.failed(picture.source.item, error)
-                self._clock.events.on_item_error(error.code)
+                self._failed(indexed, picture.source, error)
         return fitting
+
+    def _failed(self, indexed: Indexed, source: Source, error: DreamqueueError) -> None:
+        """One picture's own error: told, and counted."""
+        indexed.errors.append({"item": source.item, "code": error.code, "message": error.message})
+        self._clock.events.on_item_error(error.code)
 
     def _looked_at(self, new: list[_Picture], indexed: Indexed, monitor: Monitor) -> list[Row]:
         if not new:
@@ -232,8 +227,7 @@ class Indexing:
             return {picture.loaded.id: row for picture, row in zip(new, rows.float().cpu().numpy(), strict=True)}
         except NonFinite as error:
             if len(new) == 1:
-                indexed.failed(new[0].source.item, error)
-                self._clock.events.on_item_error(error.code)
+                self._failed(indexed, new[0].source, error)
                 return {}
         return {id_: row for picture in new for id_, row in self._vectors([picture], indexed, monitor).items()}
 
@@ -269,7 +263,3 @@ def _result(future: Future[T], monitor: Monitor) -> T:
 
 def _types(picture: _Picture) -> dict[str, Any]:
     return {name: type_of(value) for name, value in picture.source.metadata.items()}
-
-
-def _same(held: Metadata, given: Metadata) -> bool:
-    return dict(held) == dict(given)

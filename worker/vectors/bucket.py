@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import VectorsUnavailable, VectorsUnfit
 from shared.settings import Settings
+from shared.storage import s3_client
 
 __all__ = ["check_conditional_puts", "storage_options"]
 
@@ -34,7 +32,7 @@ def storage_options(settings: Settings) -> dict[str, str]:
 def check_conditional_puts(settings: Settings, prefix: str) -> None:
     """Put one key twice, each time only if it is not there yet. A store that takes the second one would lose one of two
     commits made at once. Raises VectorsUnfit, and VectorsUnavailable where the store does not answer."""
-    client = _client(settings)
+    client = s3_client(settings, settings.s3_endpoint)
     key = f"{prefix}/.probe-{secrets.token_hex(8)}".lstrip("/")
     try:
         client.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"1", IfNoneMatch="*")
@@ -58,19 +56,3 @@ def check_conditional_puts(settings: Settings, prefix: str) -> None:
             "(If-None-Match: *), so two writers could lose each other's rows; use a folder, another store, or a Qdrant "
             "server"
         )
-
-
-def _client(settings: Settings) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
-        config=Config(
-            connect_timeout=settings.s3_timeout_s,
-            read_timeout=settings.s3_timeout_s,
-            retries={"total_max_attempts": 2},
-            s3={"addressing_style": "path"},
-        ),
-    )
