@@ -16,9 +16,9 @@ from api.problems import Rejected, rejected_by_schema
 from api.schemas import JobEnvelope
 from api.wiring import Services
 from shared.errors import InvalidInput
-from shared.jobs import JobRecord, NewJob
+from shared.jobs import PRIORITIES, JobRecord, NewJob
 from shared.settings import Settings
-from shared.specs import GENERATORS, Spec, parse_spec
+from shared.specs import GENERATORS, Spec, parse_spec, read_spec
 
 __all__ = ["Ask", "fingerprint", "job_again", "job_from_input", "job_from_request"]
 
@@ -87,7 +87,10 @@ def job_again(
     services: Services, principal: Principal, ended: JobRecord, *, job_id: str, idempotency_key: str | None = None
 ) -> NewJob:
     """A new job with an ended one's spec, seed included; checked again, since pictures and models come and go."""
-    spec = parse_spec(ended.kind, ended.spec)
+    try:
+        spec = read_spec(ended.kind, ended.spec)
+    except ValidationError as error:
+        raise rejected_by_schema(error, prefix="input", skip=1) from None
     pool = Door(services, principal).checked(spec)
     return NewJob(
         id=job_id,
@@ -95,7 +98,7 @@ def job_again(
         kind=ended.kind,
         pool=pool,
         spec=spec.model_dump(mode="json"),
-        priority=ended.priority,
+        priority=ended.priority if ended.priority in PRIORITIES else "normal",
         metadata=ended.metadata,
         retry_of=ended.id,
         idempotency_key=idempotency_key,

@@ -19,9 +19,13 @@ import redis
 
 from shared import keys
 from shared.connection import guarded
-from shared.errors import Forbidden, InvalidInput, Unauthorized
+from shared.errors import Forbidden, InvalidInput, Unauthorized, UnreadableRecord
+from shared.logs import get_logger
+from shared.reading import FieldReader
 
 __all__ = ["SCOPES", "ApiKey", "Authenticator", "KeyStore", "Principal"]
+
+log = get_logger(__name__)
 
 SCOPES = frozenset({"jobs:read", "jobs:write", "admin"})
 TENANT = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")  # part of Redis keys and object keys: no colon, no slash
@@ -55,15 +59,19 @@ class ApiKey:
 
     @classmethod
     def from_hash(cls, kid: str, raw: dict[str, str]) -> ApiKey:
-        """Read the Redis hash `dq:key:{kid}`."""
-        return cls(
+        """Read the Redis hash `dq:key:{kid}`. Raises UnreadableRecord: half a key must not open more than the whole."""
+        read = FieldReader(raw)
+        key = cls(
             kid=kid,
-            tenant=raw["tenant"],
-            scopes=frozenset(raw["scopes"].split()),
-            sha256=raw["sha256"],
-            created_at=int(raw.get("created_at") or 0),
-            expires_at=int(raw["expires_at"]) if raw.get("expires_at") else None,
+            tenant=read.required("tenant"),
+            scopes=frozenset(read.text("scopes").split()),
+            sha256=read.required("sha256"),
+            created_at=read.integer("created_at"),
+            expires_at=read.optional_integer("expires_at"),
         )
+        if read.unreadable:
+            raise UnreadableRecord(f"the API key {kid} cannot be read: {', '.join(read.unreadable)}")
+        return key
 
 
 class KeyStore:
@@ -98,9 +106,13 @@ class KeyStore:
 
     @guarded
     def find(self, kid: str) -> ApiKey | None:
-        """The key with this id."""
+        """The key with this id; None where there is none that can be read."""
         raw = cast("dict[str, str]", self._redis.hgetall(keys.key(kid)))
-        return ApiKey.from_hash(kid, raw) if raw else None
+        try:
+            return ApiKey.from_hash(kid, raw) if raw else None
+        except UnreadableRecord as error:
+            log.error("API key refused", error=error.message)
+            return None
 
     @guarded
     def revoke(self, kid: str) -> bool:

@@ -120,10 +120,9 @@ class Door:
                 self.services.objects.head(image_key(self.principal.tenant, ref.removeprefix("img_")))
                 return True
             job_id, _, name = ref.partition("/")
-            result = self.services.store.get(self.principal.tenant, job_id).result or {}
+            return self.services.store.get(self.principal.tenant, job_id).picture(name) is not None
         except (NotFound, Expired):
             return False
-        return any(image["name"] == name for image in result.get("images") or [])
 
     def _check_sources(self, spec: IndexSpec) -> None:
         """Where an index job takes its pictures from. One that is missing is an error of its own, in the result."""

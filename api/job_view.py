@@ -28,7 +28,10 @@ def rfc3339(time_ms: int | None) -> str | None:
     """Milliseconds since the epoch as `2026-11-23T09:30:00.123Z`."""
     if time_ms is None:
         return None
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    except (OverflowError, ValueError, OSError):  # a damaged record's
+        return None
 
 
 def artifact_url(job_id: str, name: str) -> str:
@@ -97,7 +100,7 @@ def job_tag(record: JobRecord, place: Place) -> str:
 
 def progress_document(job_id: str, progress: dict[str, Any]) -> dict[str, Any]:
     """What callers see of a worker's progress: never where in the object store a preview lies."""
-    preview = progress.get("preview") or {}
+    preview = _preview(progress)
     return {
         "fraction": progress.get("fraction"),
         "stage": progress.get("stage"),
@@ -105,6 +108,11 @@ def progress_document(job_id: str, progress: dict[str, Any]) -> dict[str, Any]:
         "total": progress.get("total"),
         "preview_url": artifact_url(job_id, preview["name"]) if preview.get("name") else None,
     }
+
+
+def _preview(progress: dict[str, Any]) -> dict[str, Any]:
+    found = progress.get("preview")
+    return found if isinstance(found, dict) else {}
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
@@ -124,11 +132,11 @@ def _result(record: JobRecord) -> dict[str, Any] | None:
         return None
     shown = {
         **record.result,
-        "images": _with_urls(record.id, record.result.get("images") or []),
-        "files": _with_urls(record.id, record.result.get("files") or []),
+        "images": _with_urls(record.id, record.made("images")),
+        "files": _with_urls(record.id, record.made("files")),
     }
     if record.kind == "search" and "hits" in record.result:
-        shown["hits"] = [_hit(hit) for hit in record.result["hits"]]
+        shown["hits"] = [_hit(hit) for hit in record.result["hits"] if isinstance(hit, dict) and "id" in hit]
     return shown
 
 
@@ -137,10 +145,10 @@ def _hit(hit: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": hit["id"],
         "url": image_url(hit["id"]),
-        "cosine": hit["cosine"],
-        "score": hit["score"],
-        "metadata": hit["metadata"],
-        "added_at": rfc3339(hit["added_at_ms"]),
+        "cosine": hit.get("cosine"),
+        "score": hit.get("score"),
+        "metadata": hit.get("metadata") or {},
+        "added_at": rfc3339(hit.get("added_at_ms")),
     }
 
 

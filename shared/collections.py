@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, cast, get_args
 
 import redis
 
 from shared.collection_records import Collection
 from shared.connection import guarded
-from shared.errors import Conflict, InvalidInput, NotFound
+from shared.errors import Conflict, InvalidInput, NotFound, UnreadableRecord
 from shared.filters import MAX_FIELDS_OF_TYPE, Column, FieldType
 from shared.keys import split_ref
+from shared.logs import get_logger
 from shared.lua import Scripts
+from shared.reading import FieldReader
 from shared.settings import Settings
 
 __all__ = ["MAX_COLLECTIONS", "Collection", "CollectionStore", "Column"]
+
+log = get_logger(__name__)
 
 MAX_COLLECTIONS = 1_000  # of one tenant
 DROPPED = "dq:dropped"
@@ -54,7 +58,7 @@ class CollectionStore:
 
     @guarded
     def get(self, tenant: str, name: str) -> Collection:
-        """Raises NotFound: unknown, or another tenant's."""
+        """Raises NotFound: unknown, or another tenant's; UnreadableRecord."""
         raw = cast("dict[str, str]", self._redis.hgetall(f"dq:collection:{tenant}:{name}"))
         if not raw:
             raise NotFound(f"no collection {name}")
@@ -68,7 +72,7 @@ class CollectionStore:
         for name in names:
             pipe.hgetall(f"dq:collection:{tenant}:{name}")
         found = zip(names, cast("list[dict[str, str]]", pipe.execute()), strict=True)
-        return [_collection(tenant, name, raw) for name, raw in found if raw]
+        return [collection for name, raw in found if raw and (collection := _readable(tenant, name, raw))]
 
     @guarded
     def bind(self, collection: Collection, fingerprint: str, width: int, fields: Mapping[str, FieldType]) -> Collection:
@@ -160,7 +164,7 @@ class CollectionStore:
             tenant, name = split_ref(found[0])
             try:
                 return self.get(tenant, name)
-            except NotFound:
+            except (NotFound, UnreadableRecord):
                 self._redis.zrem(UNCOMPACTED, found[0])
         return None
 
@@ -181,23 +185,46 @@ def _table() -> str:
     return f"c{uuid.uuid4().hex}"
 
 
+def _readable(tenant: str, name: str, raw: Mapping[str, str]) -> Collection | None:
+    """None, with a line in the log: one damaged record hides no other."""
+    try:
+        return _collection(tenant, name, raw)
+    except UnreadableRecord as error:
+        log.warning("collection left out: its record cannot be read", tenant=tenant, name=name, error=error.message)
+        return None
+
+
 def _collection(tenant: str, name: str, raw: Mapping[str, str]) -> Collection:
-    fields: dict[str, Any] = json.loads(raw["fields"])
-    return Collection(
+    read = FieldReader(raw)
+    collection = Collection(
         tenant=tenant,
         name=name,
-        id=raw["id"],
-        table=raw["table"],
-        model=raw["model"],
-        fingerprint=raw["fingerprint"],
-        width=int(raw["width"]),
-        rows=int(raw["rows"]),
-        bytes=int(raw["bytes"]),
-        version=int(raw["version"]),
-        changes=int(raw["changes"]),
-        created_at_ms=int(raw["created_at"]),
-        changed_at_ms=int(raw["changed_at"]),
-        description=raw["description"],
-        next_table=raw["next_table"],
-        columns={field: Column(type_, slot) for field, (type_, slot) in fields.items()},
+        id=read.required("id"),
+        table=read.required("table"),
+        model=read.required("model"),
+        fingerprint=read.text("fingerprint"),
+        width=read.integer("width"),
+        rows=read.integer("rows"),
+        bytes=read.integer("bytes"),
+        version=read.integer("version"),
+        changes=read.integer("changes"),
+        created_at_ms=read.integer("created_at"),
+        changed_at_ms=read.integer("changed_at"),
+        description=read.text("description"),
+        next_table=read.text("next_table"),
+        columns=dict(_columns(read.json("fields", dict, {}))),
     )
+    if read.unreadable:  # rows written by a guess at its columns would be wrong for ever
+        raise UnreadableRecord(
+            f"the record of the collection {name} cannot be read: {', '.join(read.unreadable)}",
+            field=read.unreadable[0],
+        )
+    return collection
+
+
+def _columns(fields: Mapping[str, Any]) -> Iterator[tuple[str, Column]]:
+    """Metadata fields of a type that only a newer version has cannot be filtered by."""
+    for name, described in fields.items():
+        match described:
+            case [str(type_), int(slot), *_] if type_ in get_args(FieldType):
+                yield name, Column(cast("FieldType", type_), slot)

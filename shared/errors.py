@@ -27,6 +27,7 @@ DreamqueueError
 │   ├── Draining           draining               the worker is told to stop; the job goes back
 │   └── Yielded            yielded                paused, or a high job needs the slot; the job goes back
 ├── WorkerLost             worker_lost            workers died under this job too often
+├── UnreadableRecord       unreadable_record      what is stored makes no sense to this version
 └── Internal               internal               a fault of ours; retryable
 """
 
@@ -59,6 +60,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnreadableImage",
+    "UnreadableRecord",
     "VectorsUnavailable",
     "VectorsUnfit",
     "WorkerLost",
@@ -255,6 +257,17 @@ class WorkerLost(DreamqueueError):
     """Workers died under this job too often."""
 
     code = "worker_lost"
+
+
+class UnreadableRecord(DreamqueueError):
+    """A stored record that this version can make no sense of: damaged, or of a version that changed what a field means.
+    It ends its own job and stops nobody else's. `field` is the one that cannot be read, where it is one."""
+
+    code = "unreadable_record"
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Internal(DreamqueueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import redis
 
 from shared import keys
 from shared.connection import guarded
+from shared.reading import FieldReader
 
 __all__ = ["Event", "EventLog"]
 
@@ -52,4 +52,5 @@ class EventLog:
 
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
-    return Event(id=entry_id, type=fields["type"], data=json.loads(fields["data"]))
+    read = FieldReader(fields)
+    return Event(id=entry_id, type=read.text("type", "log"), data=read.json("data", dict, {}))

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import redis
 
 from shared import keys
 from shared.connection import guarded
+from shared.errors import UnreadableRecord
+from shared.logs import get_logger
 from shared.lua import Scripts
+from shared.reading import FieldReader, record_from_json
 from shared.settings import Settings
 
 __all__ = ["FleetStore", "PoolInfo", "WorkerInfo"]
 
+log = get_logger(__name__)
+
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One live worker, as it describes itself with each beat."""
+    """One live worker, as it describes itself with each beat. Workers of other versions may say more, or less."""
 
     name: str
     pool: str
-    kinds: list[str]
-    models: list[dict[str, Any]]  # id, family, sha256
-    device: str
-    slots: int
-    busy: int
-    state: str  # ready or draining
-    version: str
-    started_at_ms: int
+    kinds: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)  # id, family, sha256; each has an id
+    device: str = "none"
+    slots: int = 0
+    busy: int = 0
+    state: str = "ready"  # or draining; a newer worker may have others
+    version: str = ""
+    started_at_ms: int = 0
     metrics_port: int = 0
 
 
@@ -81,7 +88,7 @@ class FleetStore:
         dead = [name for name, raw in zip(names, raws, strict=True) if raw is None]
         if dead:
             self.redis.zrem("dq:workers", *dead)
-        return sorted((WorkerInfo(**json.loads(raw)) for raw in raws if raw), key=lambda worker: worker.name)
+        return sorted(_readable(names, raws), key=lambda worker: worker.name)
 
     @guarded
     def pools(self) -> list[PoolInfo]:
@@ -111,16 +118,36 @@ class FleetStore:
         for tenant in tenants:
             pipe.zcard(f"dq:ready:{name}:{tenant}")
         doorbells, pace, suspects, *ready = pipe.execute()
-        pace_s = {kind: float(mean) for kind, mean in pace.items()}
+        pace_s = _numbers(pace)
         return PoolInfo(name, suspects + sum(ready), running, doorbells, workers, pace_s, suspects)
 
     @guarded
     def counts(self) -> dict[tuple[str, str], int]:
         """(kind, what) -> how often, since the store was made; kind `all` where it does not apply."""
-        raw = cast("dict[str, str]", self.redis.hgetall("dq:counts"))
-        return {cast("tuple[str, str]", tuple(name.split(":", 1))): int(value) for name, value in raw.items()}
+        read = FieldReader(cast("dict[str, str]", self.redis.hgetall("dq:counts")))
+        return {(kind, what): read.integer(name) for name in read.names for kind, _, what in [name.partition(":")]}
 
     @guarded
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""
         self.redis.ping()
+
+
+def _readable(names: Iterable[str], raws: Iterable[str | None]) -> Iterator[WorkerInfo]:
+    """A worker that cannot be understood is left out, and hides no other."""
+    for name, raw in zip(names, raws, strict=True):
+        try:
+            if raw:
+                worker = record_from_json(WorkerInfo, raw)
+                yield replace(worker, models=[model for model in worker.models if isinstance(model.get("id"), str)])
+        except UnreadableRecord as error:
+            log.warning("worker left out: its description cannot be read", worker=name, error=error.message)
+
+
+def _numbers(raw: Mapping[str, str]) -> dict[str, float]:
+    """Those of the values that are numbers."""
+    found: dict[str, float] = {}
+    for name, text in raw.items():
+        with suppress(ValueError):
+            found[name] = float(text)
+    return found

@@ -17,12 +17,26 @@ Only the Lua scripts in shared/scripts move a job; TRANSITIONS states what they 
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["FINAL", "PRIORITIES", "TRANSITIONS", "Attempt", "Claim", "JobRecord", "JobState", "NewJob", "SavedRun"]
+from shared.errors import UnreadableRecord
+from shared.reading import FieldReader, record_from_json
+
+__all__ = [
+    "FINAL",
+    "PRIORITIES",
+    "TRANSITIONS",
+    "Attempt",
+    "Claim",
+    "JobRecord",
+    "JobState",
+    "NewJob",
+    "SavedRun",
+    "saved_run",
+]
 
 
 class JobState(StrEnum):
@@ -34,14 +48,16 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    UNKNOWN = "unknown"  # read, never written: a state that only a newer version has
 
 
+_STATES = frozenset(state.value for state in JobState)
 FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.EXPIRED}),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
-    **{state: frozenset() for state in FINAL},
+    **{state: frozenset() for state in (*FINAL, JobState.UNKNOWN)},
 }
 
 # Milliseconds by which a job is treated as older (or younger) than it is: a low job that has waited 20 minutes
@@ -141,67 +157,98 @@ class JobRecord:
     snapshot: SavedRun | None = None  # what an unfinished run saved last; None again when the job has ended
     metadata: dict[str, str] = field(default_factory=dict)
     retry_of: str | None = None
+    unreadable: tuple[str, ...] = ()  # fields that this version can make no sense of
 
     @property
     def is_final(self) -> bool:
         """Whether nothing about the job will change again."""
-        return self.state in FINAL
+        return self.state in FINAL or (self.state is JobState.UNKNOWN and self.finished_at_ms is not None)
 
     def artifact(self, name: str) -> dict[str, Any] | None:
         """The picture or file of that name in the result: name, key, bytes, sha256, ..."""
-        result = self.result or {}
-        items = (*(result.get("images") or ()), *(result.get("files") or ()))
+        items = (*self.made("images"), *self.made("files"))
         return next((item for item in items if item["name"] == name), None)
 
+    def picture(self, name: str) -> dict[str, Any] | None:
+        """The same, of pictures only: what another job may name as its input."""
+        return next((item for item in self.made("images") if item["name"] == name), None)
+
+    def made(self, what: str) -> list[dict[str, Any]]:
+        """The `images` or the `files` of the result, as far as they have names."""
+        found = (self.result or {}).get(what)
+        items = found if isinstance(found, list) else []
+        return [item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+
     @classmethod
-    def from_hash(cls, raw: dict[str, str]) -> JobRecord:
-        """Read the Redis hash `dq:job:{tenant}:{id}`."""
-
-        def loaded(name: str, default: Any) -> Any:
-            return json.loads(raw[name]) if raw.get(name) else default
-
-        def time(name: str) -> int | None:
-            return int(raw[name]) if raw.get(name) else None
-
-        return cls(
-            id=raw["id"],
-            tenant=raw["tenant"],
-            kind=raw["kind"],
-            pool=raw["pool"],
-            spec=loaded("spec", {}),
-            state=JobState(raw["state"]),
-            priority=raw["priority"],
-            attempt=int(raw["attempt"]),
-            failures=int(raw["failures"]),
-            losses=int(raw["losses"]),
-            created_at_ms=int(raw["created_at"]),
-            queued_at_ms=int(raw["queued_at"]),
-            started_at_ms=time("started_at"),
-            finished_at_ms=time("finished_at"),
-            expires_at_ms=time("expires_at"),
-            deadline_at_ms=time("deadline_at"),
-            due_at_ms=time("due_at"),
+    def from_hash(cls, raw: Mapping[str, str]) -> JobRecord:
+        """Read the Redis hash `dq:job:{tenant}:{id}`. Never raises: what makes no sense is named in `unreadable`, and
+        where the job has no error of its own, as its error."""
+        read = FieldReader(raw)
+        record = cls(
+            id=read.required("id"),
+            tenant=read.required("tenant"),
+            kind=read.required("kind"),
+            pool=read.required("pool"),
+            spec=read.json("spec", dict, {}),
+            state=_state(read.required("state")),
+            priority=read.text("priority", "normal"),
+            attempt=read.integer("attempt"),
+            failures=read.integer("failures"),
+            losses=read.integer("losses"),
+            created_at_ms=read.integer("created_at"),
+            queued_at_ms=read.integer("queued_at"),
+            started_at_ms=read.optional_integer("started_at"),
+            finished_at_ms=read.optional_integer("finished_at"),
+            expires_at_ms=read.optional_integer("expires_at"),
+            deadline_at_ms=read.optional_integer("deadline_at"),
+            due_at_ms=read.optional_integer("due_at"),
             cancel_requested=raw.get("cancel") == "1",
             paused=raw.get("paused") == "1",
             worker=raw.get("worker") or None,
-            progress=loaded("progress", {}),
-            result=loaded("result", None),
-            error=loaded("error", None),
-            timings=loaded("timings", {}),
-            attempts=tuple(_attempt(item) for item in loaded("attempts", [])),
-            snapshot=SavedRun(**saved) if (saved := loaded("snapshot", None)) else None,
-            metadata=loaded("metadata", {}),
+            progress=read.json("progress", dict, {}),
+            result=read.optional_json("result", dict),
+            error=read.optional_json("error", dict),
+            timings=read.json("timings", dict, {}),
+            attempts=_attempts(read),
+            snapshot=saved_run(read.text("snapshot")),
+            metadata=read.json("metadata", dict, {}),
             retry_of=raw.get("retry_of") or None,
         )
+        if not read.unreadable:
+            return record
+        error = UnreadableRecord(f"this job's record cannot be read: {', '.join(read.unreadable)}")
+        return replace(record, unreadable=tuple(read.unreadable), error=record.error or error.to_json())
 
 
-def _attempt(item: dict[str, Any]) -> Attempt:
+def saved_run(text: str) -> SavedRun | None:
+    """The note of a snapshot; None where there is none to go on from."""
+    try:
+        return record_from_json(SavedRun, text) if text else None
+    except UnreadableRecord:
+        return None
+
+
+def _state(text: str) -> JobState:
+    return JobState(text) if text in _STATES else JobState.UNKNOWN
+
+
+def _attempts(read: FieldReader) -> tuple[Attempt, ...]:
+    items = read.json("attempts", list, [])
+    return tuple(_attempt(number, item) for number, item in enumerate(items, 1) if isinstance(item, dict))
+
+
+def _attempt(number: int, item: dict[str, Any]) -> Attempt:
+    error = item.get("error")
     return Attempt(
-        number=item["number"],
-        worker=item["worker"],
-        started_at_ms=item["started_at"],
-        ended_at_ms=item.get("ended_at"),
+        number=_integer(item.get("number")) or number,
+        worker=str(item.get("worker") or ""),
+        started_at_ms=_integer(item.get("started_at")) or 0,
+        ended_at_ms=_integer(item.get("ended_at")),
         outcome=item.get("outcome"),
-        error=item.get("error"),
+        error=error if isinstance(error, dict) else None,
         alone=bool(item.get("alone")),
     )
+
+
+def _integer(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) else None

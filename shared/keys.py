@@ -3,7 +3,7 @@
 | key                      | type    | holds | ends |
 | ---                      | ---     | --- | --- |
 | dq:job:{tenant}:{id}     | hash    | one JobRecord (shared/jobs.py) | expire script, at expires_at |
-| dq:ready:{pool}:{tenant} | zset    | ids ready to claim; score = created_at + priority offset | empty |
+| dq:ready:{pool}:{tenant} | zset    | ids ready to claim; score = rank: its place in the order it came in + priority offset | empty |
 | dq:suspects:{pool}       | zset    | {tenant}:{id} that may only run alone; score = since when | empty |
 | dq:emptying:{pool}       | string  | the worker that takes nothing more for a suspect, then that one's ref | a lease |
 | dq:forced:{pool}         | string  | the worker that ran a suspect before the line, and owes it a job | that job |
@@ -14,6 +14,7 @@
 | dq:tags:{pool}           | hash    | tenant -> turn it is still owed to wait for, while nothing is ready | the turn |
 | dq:auditor               | string  | the worker that audits | 1.5 audit periods |
 | dq:bells                 | string  | doorbells rung ever; makes their ids | never |
+| dq:order                 | string  | the last place given in the order of jobs: milliseconds, with a fraction | never |
 | dq:weight                | hash    | tenant -> share, 1..10 (1 when absent) | never |
 | dq:leases                | zset    | {tenant}:{id} of running jobs; score = lease deadline | empty |
 | dq:delayed               | zset    | {tenant}:{id} waiting for a retry; score = due_at | empty |

@@ -142,6 +142,7 @@ _COUNTS = {
     "retried": ("dreamqueue_jobs_retried", "Attempts that ended in a retryable error"),
     "preempted": ("dreamqueue_jobs_preempted", "Low jobs called away for a high one"),
     "fenced": ("dreamqueue_late_writes_fenced", "Writes of attempts that no longer owned their job"),
+    "unreadable": ("dreamqueue_records_unreadable", "Jobs ended because their record could not be read"),
     "leases_lost": ("dreamqueue_leases_lost", "Leases that ran out under a running job"),
 }
 

@@ -6,9 +6,11 @@ Validation failures are pydantic's; the API turns them into one problem document
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from shared.clip_specs import (
     GENERATED,
@@ -47,6 +49,7 @@ __all__ = [
     "parse_prompt_terms",
     "parse_spec",
     "pictures_named",
+    "read_spec",
 ]
 
 MAX_SEED = 2**63 - 1
@@ -236,6 +239,30 @@ _ADAPTER: TypeAdapter[Spec] = TypeAdapter(Spec)
 def parse_spec(kind: str, input_: dict[str, Any]) -> Spec:
     """The spec of `kind` from its JSON form. Raises pydantic.ValidationError; an unknown kind is one too."""
     return _ADAPTER.validate_python({**input_, "kind": kind})
+
+
+def read_spec(kind: str, stored: Mapping[str, Any]) -> Spec:
+    """The spec from a job's record. Fields that only a newer version knows are left out; a value that this version does
+    not allow is still refused, since a run without it would not be what was asked for. Raises as parse_spec."""
+    try:
+        return parse_spec(kind, dict(stored))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        if any(item["type"] != "extra_forbidden" for item in found):
+            raise
+    known = copy.deepcopy(dict(stored))
+    for item in found:
+        _remove(known, item["loc"])
+    return parse_spec(kind, known)
+
+
+def _remove(value: Any, path: tuple[int | str, ...]) -> None:
+    """Drop the last member of the path. Parts that name a type rather than a member are passed over."""
+    *parents, last = path
+    for part in parents:
+        is_member = part in value if isinstance(value, dict) else isinstance(part, int)
+        value = value[part] if is_member else value
+    value.pop(last, None)
 
 
 def pictures_named(spec: Spec) -> dict[str, str]:

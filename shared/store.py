@@ -14,11 +14,15 @@ from typing import Any, Literal, cast, overload
 
 from shared import keys
 from shared.connection import guarded
-from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound, QueueFull
+from shared.errors import Conflict, Expired, LeaseLost, NotCancellable, NotFound, QueueFull, UnreadableRecord
 from shared.fleet import FleetStore, PoolInfo, WorkerInfo
-from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob, SavedRun
+from shared.jobs import PRIORITIES, Claim, JobRecord, JobState, NewJob, SavedRun, saved_run
+from shared.logs import get_logger
+from shared.reading import FieldReader
 
 __all__ = ["STANDBY", "JobPage", "JobStore", "PoolInfo", "Reaped", "Signal", "Standby", "Submitted", "WorkerInfo"]
+
+log = get_logger(__name__)
 
 Standby = Literal["standby"]
 STANDBY: Standby = "standby"  # instead of a claim: take nothing until this worker is idle, a suspect waits for it
@@ -98,7 +102,7 @@ class JobStore(FleetStore):
         """The record. Raises NotFound, or Expired when its retention is over."""
         raw = self.redis.hgetall(keys.job(tenant, job_id))
         if raw:
-            return JobRecord.from_hash(cast("dict[str, str]", raw))
+            return _record(tenant, job_id, cast("dict[str, str]", raw))
         if self.redis.zscore(f"dq:jobs:{tenant}", job_id) is not None:
             raise Expired(f"job {job_id} ended long ago; its record and artifacts are gone")
         raise NotFound(f"no job {job_id}")
@@ -125,9 +129,9 @@ class JobStore(FleetStore):
         scanned = 0
         while len(found) < limit and scanned < LIST_SCAN:
             ids = cast("list[str]", self.redis.zrange(f"dq:jobs:{tenant}", start, start + limit - 1, desc=True))
-            for raw in self._hashes(keys.job(tenant, job_id) for job_id in ids):
+            for job_id, raw in zip(ids, self._hashes(keys.job(tenant, job_id) for job_id in ids), strict=True):
                 start += 1
-                record = JobRecord.from_hash(raw) if raw else None
+                record = _record(tenant, job_id, raw) if raw else None
                 if record and (state is None or record.state == state) and (kind is None or record.kind == kind):
                     found.append(record)
                     if len(found) == limit:
@@ -181,10 +185,22 @@ class JobStore(FleetStore):
         """The next job of the pool, leased to `worker`; None when nothing is ready. A suspect is only given to a worker
         that holds nothing else (`is_idle`); one that does is told to stand by where a suspect has waited too long."""
         patience_ms = int(self._settings.isolate_after_s * 1000)
-        reply = self._run("claim", pool, worker, self._lease_ms, "1" if is_idle else "0", patience_ms)
-        if not reply:
-            return None
-        return STANDBY if reply == STANDBY else _claim(reply)
+        while reply := self._run("claim", pool, worker, self._lease_ms, "1" if is_idle else "0", patience_ms):
+            if reply == STANDBY:
+                return STANDBY
+            try:
+                return _claim(reply)
+            except UnreadableRecord as error:
+                self._end_unreadable(reply, error)
+        return None
+
+    def _end_unreadable(self, reply: list[Any], error: UnreadableRecord) -> None:
+        """A job that was leased to us and cannot be understood fails, instead of going round for ever."""
+        tenant, job_id, _, attempt, *_ = reply
+        log.error("job ended: its record cannot be read", tenant=tenant, job_id=job_id, error=error.message)
+        self.redis.hincrby("dq:counts", "all:unreadable", 1)
+        told = json.dumps(error.to_json())
+        self._run("fail", keys.ref(tenant, job_id), attempt, told, "0", 0, self._settings.max_failures, "", "{}")
 
     @guarded
     def beat(
@@ -346,21 +362,32 @@ def _following(job: NewJob | None) -> str:
     )
 
 
+def _record(tenant: str, job_id: str, raw: dict[str, str]) -> JobRecord:
+    return JobRecord.from_hash({"tenant": tenant, "id": job_id, **raw})
+
+
+CLAIM_FIELDS = ("tenant", "id", "kind", "attempt", "spec", "created_at", "queued_at", "deadline_at", "failures", "now",
+                "snapshot", "alone", "error")  # fmt: skip
+
+
 def _claim(reply: list[Any]) -> Claim:
-    tenant, job_id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, claimed_at, *rest = reply
-    saved, alone, error = rest
+    """Raises UnreadableRecord where the worker could not tell what to do; what it can do without is left out."""
+    read = FieldReader({name: str(value) for name, value in zip(CLAIM_FIELDS, reply, strict=True)})
+    spec = read.optional_json("spec", dict)
+    if spec is None or not read.text("kind"):
+        raise UnreadableRecord("this job's record cannot be read: its kind or its spec makes no sense", field="spec")
     return Claim(
-        tenant=tenant,
-        id=job_id,
-        kind=kind,
-        attempt=int(attempt),
-        spec=json.loads(spec),
-        created_at_ms=int(created_at),
-        queued_at_ms=int(queued_at),
-        deadline_at_ms=int(deadline_at) if deadline_at else None,
-        failures=int(failures),
-        claimed_at_ms=int(claimed_at),
-        snapshot=SavedRun(**json.loads(saved)) if saved else None,
-        alone=alone == "1",
-        last_error_code=json.loads(error)["code"] if error else "",
+        tenant=read.text("tenant"),
+        id=read.text("id"),
+        kind=read.text("kind"),
+        attempt=read.integer("attempt"),
+        spec=spec,
+        created_at_ms=read.integer("created_at"),
+        queued_at_ms=read.integer("queued_at"),
+        deadline_at_ms=read.optional_integer("deadline_at"),
+        failures=read.integer("failures"),
+        claimed_at_ms=read.integer("now"),
+        snapshot=saved_run(read.text("snapshot")),
+        alone=read.text("alone") == "1",
+        last_error_code=str(read.json("error", dict, {}).get("code", "")),
     )

@@ -9,6 +9,7 @@ import redis
 
 from shared.connection import guarded
 from shared.errors import InvalidInput
+from shared.reading import FieldReader
 
 __all__ = ["HEAVIEST", "Tenant", "Tenants"]
 
@@ -47,4 +48,5 @@ class Tenants:
         names = {str(key).removeprefix("dq:jobs:") for key in self._redis.scan_iter("dq:jobs:*", count=500)}
         found = sorted(names | set(weights))
         queued = cast("list[str | None]", self._redis.mget([f"dq:queued:{name}" for name in found])) if found else []
-        return [Tenant(name, int(weights.get(name, 1)), int(n or 0)) for name, n in zip(found, queued, strict=True)]
+        weight = FieldReader(weights)
+        return [Tenant(name, weight.integer(name, 1), int(n or 0)) for name, n in zip(found, queued, strict=True)]

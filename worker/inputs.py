@@ -53,11 +53,11 @@ class Inputs:
             return image_key(tenant, ref.removeprefix("img_"))
         job_id, _, name = ref.partition("/")
         try:
-            found = self._store.get(tenant, job_id).artifact(name)
+            found = self._store.get(tenant, job_id).picture(name)
         except (NotFound, Expired) as error:
             raise UnreadableImage(f"the picture {ref} cannot be read: {error.message}") from None
         if found is None:
-            raise UnreadableImage(f"the picture {ref} cannot be read: its job has no artifact of that name")
+            raise UnreadableImage(f"the picture {ref} cannot be read: its job made no picture of that name")
         return str(found["key"])
 
 

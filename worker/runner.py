@@ -34,7 +34,7 @@ from shared.errors import (
 from shared.jobs import FINAL, Claim, JobState, NewJob
 from shared.logs import get_logger
 from shared.settings import Settings
-from shared.specs import Spec, image_refs, parse_spec
+from shared.specs import Spec, image_refs, read_spec
 from shared.store import STANDBY, JobStore
 from worker.artifacts import Rendered, render
 from worker.engines.base import Engine, Output, StoppedWithOutput, Task
@@ -296,9 +296,9 @@ def _was_too_large(claim: Claim) -> bool:
 
 
 def _spec_of(claim: Claim) -> Spec:
-    """Validated again: the record may be older than this worker's limits."""
+    """Validated again: the record may be older than this worker's limits, or newer."""
     try:
-        return parse_spec(claim.kind, claim.spec)
+        return read_spec(claim.kind, claim.spec)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -55,11 +55,11 @@ class Picture:
 
 def by_job(record: JobRecord) -> list[IndexItem]:
     """Every picture that a job made, with what is known of it as metadata."""
-    result = record.result or {}
-    model = next((model["id"] for model in result.get("models") or []), "")
+    models = (record.result or {}).get("models") or []
+    model = next((str(model["id"]) for model in models if isinstance(model, dict) and "id" in model), "")
     return [
         IndexItem(image=f"{record.id}/{image['name']}", metadata=_told(record, image, model))
-        for image in result.get("images") or []
+        for image in record.made("images")
     ]
 
 

@@ -207,7 +207,14 @@ def _read(path: Path, ref: str) -> Rendered | None:
             path.unlink()
         return None
     line, _, bodies = rest.partition(b"\n")
-    header = json.loads(line)
+    try:
+        return _unpacked(json.loads(line), bodies, ref)
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("output in the spool ignored: it is of another version", path=str(path), error=repr(error))
+        return None
+
+
+def _unpacked(header: dict[str, Any], bodies: bytes, ref: str) -> Rendered | None:
     if header["ref"] != ref:
         return None
     artifacts, at = [], 0

@@ -92,9 +92,9 @@ def _public(job_id: str, data: dict[str, Any]) -> dict[str, Any]:
     """The event without storage keys, with URLs and times as in a job."""
     shown = {name: value for name, value in data.items() if name not in HIDDEN}
     preview = data.get("preview") or ({"name": data["name"]} if "key" in data and "name" in data else {})
-    if preview.get("name"):
-        shown["preview_url"] = artifact_url(job_id, preview["name"])
-    if "due_at" in shown:
+    if isinstance(preview, dict) and preview.get("name"):
+        shown["preview_url"] = artifact_url(job_id, str(preview["name"]))
+    if isinstance(shown.get("due_at"), int):
         shown["due_at"] = rfc3339(shown["due_at"])
     return shown
 

@@ -39,6 +39,7 @@ from deploy.local.servers import (
     redis_server,
 )  # fmt: skip
 from shared.connection import connect
+from shared.reading import record_from_json
 from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore
 
@@ -183,7 +184,7 @@ class Stack:
             self.data / "objects.json",
             lambda: json.dumps({"access_key": "dreamqueue", "secret_key": secrets.token_urlsafe(24)}),
         )
-        return Credentials(**json.loads(made))
+        return record_from_json(Credentials, made)
 
     def _all_workers_ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/v1/pools", headers={"Authorization": f"Bearer {self.api_key}"})

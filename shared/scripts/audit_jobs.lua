@@ -22,12 +22,13 @@ local function sets_of(ref, pool)
   }
 end
 
-local HOMES = {queued = {line = true, suspects = true, held = true, delayed = true}, running = {leases = true}}
 local FINAL_HOME = {expiry = true}
+local HOMES = {queued = {line = true, suspects = true, held = true, delayed = true}, running = {leases = true},
+  succeeded = FINAL_HOME, failed = FINAL_HOME, cancelled = FINAL_HOME, expired = FINAL_HOME}
 
 -- Drop the job from sets that its state does not allow; how many of the others hold it, and which.
 local function sort_out(ref, state, pool)
-  local homes = HOMES[state] or FINAL_HOME
+  local homes = HOMES[state]
   local count_home, home = 0, nil
   for name, at in pairs(sets_of(ref, pool)) do
     if redis.call('ZSCORE', at[1], at[2]) then
@@ -69,13 +70,12 @@ local function check_queued(ref, key, f, places, home)
   end
 end
 
-for i = 4, #ARGV do
-  local ref = ARGV[i]
+local function check(ref)
   local key = job_key(ref)
   local f = {}
   local names = {'state', 'pool', 'finished_at', 'expires_at', 'deadline_at', 'paused'}
   for n, value in ipairs(redis.call('HMGET', key, unpack(names))) do f[names[n]] = value end
-  if f.state then
+  if HOMES[f.state] and f.pool then  -- else a newer version's, which knows where it belongs
     local places, home = sort_out(ref, f.state, f.pool)
     if f.state ~= 'queued' and redis.call('ZSCORE', 'dq:deadlines', ref) then
       report('stray_entry', ref, function() redis.call('ZREM', 'dq:deadlines', ref) end)
@@ -92,5 +92,9 @@ for i = 4, #ARGV do
       end)
     end
   end
+end
+
+for i = 4, #ARGV do
+  if may_repair then safely(ARGV[i], check) else pcall(check, ARGV[i]) end
 end
 return found

@@ -16,9 +16,9 @@ local is_yielding = false
 local function consider(ref, reply)
   local f = redis.call('HMGET', job_key(ref), 'priority', 'claimed_at', 'rank', 'pool')
   if f[1] ~= 'low' then return end
-  local claimed_at = tonumber(f[2])
+  local claimed_at = tonumber(f[2] or '') or 0
   if not youngest or claimed_at > youngest.claimed_at then
-    youngest = {ref = ref, claimed_at = claimed_at, rank = tonumber(f[3]), pool = f[4], reply = reply}
+    youngest = {ref = ref, claimed_at = claimed_at, rank = tonumber(f[3] or '') or 0, pool = f[4], reply = reply}
   end
 end
 
@@ -31,7 +31,7 @@ for i = 5, #ARGV, 3 do
   else
     redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
     local word = word_to_owner(ref)
-    local emptying = redis.call('GET', 'dq:emptying:' .. pool)
+    local emptying = pool and redis.call('GET', 'dq:emptying:' .. pool)
     local may_move = ARGV[i + 2] == '1' and snapshot and alone ~= '1'
     if emptying == ref then redis.call('PEXPIRE', 'dq:emptying:' .. pool, lease_ms) end
     if word == 'ok' and may_move and emptying == worker then word = 'yield' end
@@ -41,12 +41,12 @@ for i = 5, #ARGV, 3 do
   end
 end
 
-if ARGV[3] == '1' and patience_ms > 0 and youngest and not is_yielding then
+if ARGV[3] == '1' and patience_ms > 0 and youngest and youngest.pool and not is_yielding then
   local tenant, id = first_in_line(youngest.pool)
   local key = id and job_key(tenant .. ':' .. id)
   local f = key and redis.call('HMGET', key, 'priority', 'queued_at', 'rank', 'called_at')
-  if f and f[1] == 'high' and now - tonumber(f[2]) >= patience_ms and tonumber(f[3]) < youngest.rank
-    and now - tonumber(f[4] or '0') >= lease_ms then  -- one worker at a time makes room for it
+  if f and f[1] == 'high' and now - (tonumber(f[2] or '') or now) >= patience_ms and (tonumber(f[3] or '') or 0) < youngest.rank
+    and now - (tonumber(f[4] or '0') or 0) >= lease_ms then  -- one worker at a time makes room for it
     redis.call('HSET', key, 'called_at', now)
     redis.call('HSET', job_key(youngest.ref), 'yield', redis.call('HGET', job_key(youngest.ref), 'attempt'))
     count('all', 'preempted')

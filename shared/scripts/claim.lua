@@ -21,7 +21,7 @@ local function run(ref, alone, deadline)
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   local f = redis.call('HMGET', key, 'kind', 'spec', 'created_at', 'queued_at', 'failures', 'attempts', 'started_at',
     'snapshot', 'error')
-  local attempts = f[6] and cjson.decode(f[6]) or {}
+  local attempts = decoded(f[6], {})
   if #attempts >= 20 then table.remove(attempts, 1) end
   attempts[#attempts + 1] = {number = attempt, worker = worker, started_at = now, alone = alone or nil}
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'holder', process_of(worker), 'claimed_at', now,
@@ -29,8 +29,8 @@ local function run(ref, alone, deadline)
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
   emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')
-  return {tenant, id, f[1], attempt, f[2], f[3], f[4], deadline or '', f[5], now, f[8] or '',
-    alone and '1' or '', f[9] or ''}
+  return {tenant, id, f[1] or '', attempt, f[2] or '', f[3] or '', f[4] or '', deadline or '', f[5] or '', now,
+    f[8] or '', alone and '1' or '', f[9] or ''}
 end
 
 -- Whether the job just taken out of a set may run; if its time is over, or it is not queued at all, it is dropped here.
@@ -61,7 +61,7 @@ local function from_suspects(is_forced)
   while skips > 0 do
     local ref = redis.call('ZPOPMIN', suspects)[1]
     if not ref then return nil end
-    local due, deadline = is_due(ref)
+    local due, deadline = safely(ref, is_due)
     if due then
       if is_forced then
         redis.call('SET', emptying, ref, 'PX', lease_ms)
@@ -70,7 +70,8 @@ local function from_suspects(is_forced)
         redis.call('DEL', emptying)
       end
       charge((split(ref)))
-      return run(ref, true, deadline)
+      local claimed = safely(ref, run, true, deadline)
+      if claimed then return claimed end
     end
     skips = skips - 1
   end
@@ -83,13 +84,15 @@ local function from_line()
     local tenant, tag = head[1], head[2]
     local id = redis.call('ZPOPMIN', 'dq:ready:' .. pool .. ':' .. tenant)[1]
     local due, deadline = false, nil
-    if id then due, deadline = is_due(tenant .. ':' .. id) end
+    local ref = id and tenant .. ':' .. id
+    if ref then due, deadline = safely(ref, is_due) end
     if due then
       redis.call('SET', 'dq:clock:' .. pool, tag)
       redis.call('ZINCRBY', turn, stride_of(tenant), tenant)
       retire_turn(pool, tenant)
       if redis.call('GET', forced) == worker then redis.call('DEL', forced) end
-      return run(tenant .. ':' .. id, false, deadline)
+      local claimed = safely(ref, run, false, deadline)
+      if claimed then return claimed end
     end
     retire_turn(pool, tenant)
     skips = skips - 1

@@ -19,8 +19,10 @@ if state == 'succeeded' then
     accept((split(ref)) .. ':' .. job.id, job)
   end
   local pool, kind, claimed_at = unpack(redis.call('HMGET', key, 'pool', 'kind', 'claimed_at'))
-  local took_s = (now - tonumber(claimed_at)) / 1000
-  local mean_s = tonumber(redis.call('HGET', 'dq:pace:' .. pool, kind) or tostring(took_s))
-  redis.call('HSET', 'dq:pace:' .. pool, kind, string.format('%.4f', mean_s + 0.1 * (took_s - mean_s)))
+  if pool and kind then
+    local took_s = (now - (tonumber(claimed_at or '') or now)) / 1000
+    local mean_s = tonumber(redis.call('HGET', 'dq:pace:' .. pool, kind) or '') or took_s
+    redis.call('HSET', 'dq:pace:' .. pool, kind, string.format('%.4f', mean_s + 0.1 * (took_s - mean_s)))
+  end
 end
 return state

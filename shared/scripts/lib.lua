@@ -9,8 +9,15 @@ local now = clock_now[1] * 1000 + math.floor(clock_now[2] / 1000)
 local function job_key(ref) return 'dq:job:' .. ref end
 
 local function split(ref)
-  local colon = string.find(ref, ':', 1, true)
+  local colon = string.find(ref, ':', 1, true) or #ref + 1
   return string.sub(ref, 1, colon - 1), string.sub(ref, colon + 1)
+end
+
+-- A JSON text of a record as a table; `fallback` where there is none, or it makes no sense.
+local function decoded(text, fallback)
+  if not text or text == '' then return fallback end
+  local is_json, value = pcall(cjson.decode, text)
+  return is_json and type(value) == 'table' and value or fallback
 end
 
 local function count(kind, what) redis.call('HINCRBY', 'dq:counts', kind .. ':' .. what, 1) end
@@ -33,8 +40,19 @@ end
 -- Start-time fair queueing: a tenant's next turn is a virtual time; each job moves it on by STRIDE / weight. A tenant
 -- that comes back gets no credit for having been away and no debt beyond what it used.
 local function stride_of(tenant)
-  local weight = tonumber(redis.call('HGET', 'dq:weight', tenant) or '1')
-  return math.floor(STRIDE / weight)
+  local weight = tonumber(redis.call('HGET', 'dq:weight', tenant) or '1') or 1
+  return math.floor(STRIDE / math.min(math.max(weight, 1), 10))
+end
+
+-- The order in which things came: milliseconds, and within one of them a fraction that grows by 1/1024, so that ranks
+-- are exact in a double until the year 2248. A clock set back by up to a second changes no order; beyond that, the
+-- clock is believed, since a rank far ahead of it would starve what comes later.
+local function next_order()
+  local last = tonumber(redis.call('GET', 'dq:order') or '0') or 0
+  local order = now
+  if last >= now and last < now + 1000 then order = last + 1 / 1024 end
+  redis.call('SET', 'dq:order', string.format('%.10f', order))
+  return order
 end
 
 -- Into its tenant's line.
@@ -69,22 +87,23 @@ local function first_in_line(pool)
 end
 
 -- A job under which so many workers died gets its next one to itself; if that dies too, the job was it.
-local function is_suspect(losses) return tonumber(losses) >= conf.max_losses - 1 end
+local function is_suspect(losses) return (tonumber(losses or '0') or 0) >= conf.max_losses - 1 end
 
 -- A new job: its record, its place in its tenant's line, and a doorbell.
 local function accept(ref, job)
   local tenant, id = split(ref)
-  local rank = now + tonumber(job.offset_ms)
+  local order = next_order()
+  local rank = order + tonumber(job.offset_ms)
   local deadline = job.deadline_ms ~= '' and string.format('%.0f', now + tonumber(job.deadline_ms)) or ''
   redis.call('HSET', job_key(ref), 'id', id, 'tenant', tenant, 'kind', job.kind, 'pool', job.pool, 'spec', job.spec,
-    'state', 'queued', 'priority', job.priority, 'rank', string.format('%.0f', rank), 'attempt', 0, 'failures', 0,
+    'state', 'queued', 'priority', job.priority, 'rank', string.format('%.10f', rank), 'attempt', 0, 'failures', 0,
     'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', job.metadata,
     'retry_of', job.retry_of, 'fingerprint', job.fingerprint)
   if job.ttl_ms ~= '' then redis.call('HSET', job_key(ref), 'ttl', job.ttl_ms) end
-  redis.call('ZADD', 'dq:jobs:' .. tenant, now, id)
+  redis.call('ZADD', 'dq:jobs:' .. tenant, string.format('%.10f', order), id)
   redis.call('SADD', 'dq:pools', job.pool)
   if deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
-  enqueue(job.pool, ref, rank)
+  enqueue(job.pool, ref, string.format('%.10f', rank))
   count(job.kind, 'accepted')
   emit(ref, 'queued', '{"state":"queued"}')
   ring(job.pool)
@@ -94,7 +113,7 @@ end
 local function place(ref)
   local pool, rank, losses, paused = unpack(redis.call('HMGET', job_key(ref), 'pool', 'rank', 'losses', 'paused'))
   if paused ~= '1' and not is_suspect(losses) then
-    enqueue(pool, ref, rank)
+    enqueue(pool, ref, tonumber(rank or '') and rank or string.format('%.10f', next_order()))
     ring(pool)
     return
   end
@@ -102,7 +121,7 @@ local function place(ref)
   if paused == '1' then
     redis.call('ZADD', 'dq:held', now, ref)
   else
-    redis.call('ZADD', 'dq:suspects:' .. pool, now, ref)
+    redis.call('ZADD', 'dq:suspects:' .. pool, string.format('%.10f', next_order()), ref)
     ring(pool)
   end
 end
@@ -117,13 +136,12 @@ local function dequeue(pool, ref)
 end
 
 local function close_attempt(ref, outcome, err)
-  local raw = redis.call('HGET', job_key(ref), 'attempts')
-  if not raw or raw == '' then return end
-  local attempts = cjson.decode(raw)
+  local attempts = decoded(redis.call('HGET', job_key(ref), 'attempts'), {})
   local last = attempts[#attempts]
+  if type(last) ~= 'table' then return end
   last.ended_at = now
   last.outcome = outcome
-  if err and err ~= '' then last.error = cjson.decode(err) end
+  if err and err ~= '' then last.error = decoded(err, nil) end
   redis.call('HSET', job_key(ref), 'attempts', cjson.encode(attempts))
 end
 
@@ -151,7 +169,7 @@ local function finish(ref, state, err)
   let_go(ref)
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:expiry', expires_at, ref)
-  count(kind, state)
+  count(kind or 'unknown', state)
   local data = '{"state":"' .. state .. '"'
   if err and err ~= '' then data = data .. ',"error":' .. err end
   emit(ref, 'finished', data .. '}')
@@ -183,6 +201,31 @@ local function postpone(ref, delay_ms, reason, err)
   local data = '{"state":"queued","reason":"' .. reason .. '","due_at":' .. due
   if err then data = data .. ',"error":' .. err end
   emit(ref, 'queued', data .. '}')
+end
+
+-- A job whose record no script can work with is ended, so that it stops nobody else's: it leaves every set, keeps what
+-- can be read of it, and says why.
+local function end_unreadable(ref)
+  local key = job_key(ref)
+  local tenant, id = split(ref)
+  if redis.call('TYPE', key).ok ~= 'hash' then redis.call('DEL', key) end
+  for _, name in ipairs({'dq:leases', 'dq:delayed', 'dq:held', 'dq:deadlines'}) do redis.call('ZREM', name, ref) end
+  for _, pool in ipairs(redis.call('SMEMBERS', 'dq:pools')) do
+    redis.call('ZREM', 'dq:suspects:' .. pool, ref)
+    redis.call('ZREM', 'dq:ready:' .. pool .. ':' .. tenant, id)
+    retire_turn(pool, tenant)
+  end
+  redis.call('HSET', key, 'id', id, 'tenant', tenant)
+  finish(ref, 'failed', '{"code":"unreadable_record","message":"this job\'s record cannot be read","retryable":false}')
+end
+
+-- What fn(ref, ...) returns. Where it fails because the job's record makes no sense, the job ends, and this returns nil.
+local function safely(ref, fn, ...)
+  local results = {pcall(fn, ref, ...)}
+  if results[1] then return unpack(results, 2, 4) end
+  end_unreadable(ref)
+  count('all', 'unreadable')
+  return nil
 end
 
 -- Why a job has no record: it ended long ago, or there never was one.

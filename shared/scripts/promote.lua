@@ -4,7 +4,7 @@
 -- Returns {promoted, rung}
 even_when_full()
 local promoted, rung = 0, 0
-for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:delayed', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+local function make_ready(ref)
   local key = job_key(ref)
   redis.call('ZREM', 'dq:delayed', ref)
   if redis.call('HGET', key, 'state') == 'queued' then
@@ -13,6 +13,10 @@ for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:delayed', '-inf', now, 'LIM
     place(ref)
     promoted = promoted + 1
   end
+end
+
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:delayed', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  safely(ref, make_ready)
 end
 for _, pool in ipairs(redis.call('SMEMBERS', 'dq:pools')) do
   local ready = redis.call('ZCARD', 'dq:suspects:' .. pool)

@@ -33,7 +33,7 @@ end
 
 local function lose(ref, key, deadline, alone)
   local snapshot = redis.call('HGET', key, 'snapshot')
-  redis.call('HSET', key, 'lost_step', snapshot and cjson.decode(snapshot).step or 0)
+  redis.call('HSET', key, 'lost_step', tonumber(decoded(snapshot, {}).step) or 0)
   local losses = redis.call('HINCRBY', key, 'losses', 1)
   if is_cancelling(ref) then
     close_attempt(ref, 'lost', nil)
@@ -73,12 +73,20 @@ local function reap(ref, lease_end)
   end
 end
 
+local function rank_of(ref) return tonumber(redis.call('HGET', job_key(ref), 'rank')) end
+
 if not is_spared() then
-  local ended = redis.call('ZRANGEBYSCORE', 'dq:leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-  for i = 1, #ended, 2 do reap(ended[i], tonumber(ended[i + 1])) end
+  local found = redis.call('ZRANGEBYSCORE', 'dq:leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  local ended = {}
+  for i = 1, #found, 2 do
+    ended[#ended + 1] = {ref = found[i], lease_end = tonumber(found[i + 1]), rank = safely(found[i], rank_of) or 0}
+  end
+  -- One dead worker's jobs come back, or become suspects, in the order they were given.
+  table.sort(ended, function(a, b) return a.rank < b.rank or (a.rank == b.rank and a.ref < b.ref) end)
+  for _, lease in ipairs(ended) do safely(lease.ref, reap, lease.lease_end) end
 end
 
-for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:deadlines', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+local function expire(ref)
   local state, pool = unpack(redis.call('HMGET', job_key(ref), 'state', 'pool'))
   if state == 'queued' then
     dequeue(pool, ref)
@@ -87,5 +95,9 @@ for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:deadlines', '-inf', now, 'L
   else
     redis.call('ZREM', 'dq:deadlines', ref)
   end
+end
+
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:deadlines', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  safely(ref, expire)
 end
 return {requeued, dead, cancelled, expired, late}

@@ -8,7 +8,7 @@ local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 redis.call('HSET', job_key(ref), 'snapshot', ARGV[4])
 local losses, lost_step = unpack(redis.call('HMGET', job_key(ref), 'losses', 'lost_step'))
-if losses ~= '0' and cjson.decode(ARGV[4]).step > tonumber(lost_step or '0') then
+if losses ~= '0' and cjson.decode(ARGV[4]).step > (tonumber(lost_step or '0') or 0) then
   redis.call('HSET', job_key(ref), 'losses', 0)
 end
 return 'ok'

@@ -11,8 +11,8 @@ local idem = 'dq:idem:' .. tenant .. ':' .. ARGV[12]
 if ARGV[12] ~= '' then
   local held = redis.call('GET', idem)
   if held then
-    local colon = string.find(held, ':', 1, true)
-    local same, first = string.sub(held, 1, colon - 1) == ARGV[13], string.sub(held, colon + 1)
+    local said, first = split(held)
+    local same = said == ARGV[13]
     local is_known = redis.call('EXISTS', job_key(tenant .. ':' .. first)) == 1
       or redis.call('ZSCORE', 'dq:jobs:' .. tenant, first)
     if is_known then return {same and 'duplicate' or 'conflict', first} end  -- else its short retention is over

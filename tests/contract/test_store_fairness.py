@@ -235,7 +235,7 @@ class TestCalledAway:
 
     def test_one_that_has_aged_is_left_alone(self, quick: JobStore, tenant: str, pool: str) -> None:
         low = give(quick, tenant, pool, "low")
-        aged = int(quick.redis.hget(keys.job(tenant, low), "rank") or 0) - 21 * MINUTE_MS
+        aged = float(quick.redis.hget(keys.job(tenant, low), "rank") or 0) - 21 * MINUTE_MS
         quick.redis.hset(keys.job(tenant, low), "rank", aged)
         running = claimed(quick, pool)
         self.wait(quick, tenant, give(quick, tenant, pool, "high"))

@@ -86,7 +86,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                     store.submit(new)
                 return next(iter(self.jobs))
             assert store.submit(new).created
-            job = ModelJob(job_id, tenant, pool, priority, store.get(tenant, job_id).created_at_ms)
+            job = ModelJob(job_id, tenant, pool, priority, store.get(tenant, job_id).created_at_ms, len(self.jobs))
             self.jobs[job_id] = job
             self.pools[pool].add(job)
             return job_id
@@ -118,7 +118,9 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                     assert (done.id, body) == known
                 else:
                     self.idempotent[tenant, key] = (done.id, body)
-                    job = ModelJob(done.id, tenant, "p", "normal", store.get(tenant, done.id).created_at_ms)
+                    job = ModelJob(
+                        done.id, tenant, "p", "normal", store.get(tenant, done.id).created_at_ms, len(self.jobs)
+                    )
                     self.jobs[done.id] = job
                     self.pools["p"].add(job)
 
@@ -170,7 +172,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             if job.paused:
                 job.held = True
             elif job.losses >= settings.max_losses - 1:
-                pool.suspect(job, int(store.redis.zscore(f"dq:suspects:{job.pool}", keys.ref(job.tenant, job.id))))
+                pool.suspect(job, store.redis.zscore(f"dq:suspects:{job.pool}", keys.ref(job.tenant, job.id)))
             elif is_called_away:
                 pool.add_behind(job)
             else:

@@ -76,7 +76,9 @@ FAULTS: dict[str, Callable[[Line], str]] = {
         f"{r['restarts']} rolling restarts, grace {r['grace_s']} s: {r['given_back']} jobs given back, none blamed, "
         f"{r['device_s_repeated']:.1f} s repeated"
     ),
-    "version_skew": lambda r: f"workers of commit {r['previous']} beside today's, {r['kills']} kills",
+    "version_skew": lambda r: (
+        f"workers of commit {r['previous']}, then of a version to come, beside today's, {r['kills']} kills"
+    ),
     "pictures": lambda r: (
         f"{r['kills']} kills under real `vqgan_clip` and `dalle` jobs: {r['same_pictures']} of {r['jobs']} same bytes "
         "as undisturbed"

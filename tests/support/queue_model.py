@@ -21,6 +21,7 @@ class ModelJob:
     pool: str
     priority: str
     created_at_ms: int
+    sequence: int  # how many were accepted before it
     state: JobState = JobState.QUEUED
     delayed: bool = False
     attempt: int = 0
@@ -33,7 +34,7 @@ class ModelJob:
     yielding: int = 0  # the attempt that was called away
     has_waited: bool = False  # long enough for a high job to have a low one called away
     has_called: bool = False  # and it had
-    suspect_since: int = 0
+    suspect_since: float = 0
     late: bool = False  # its deadline has passed
     result: dict[str, int] | None = None
     saved: SavedRun | None = None  # the last snapshot
@@ -42,9 +43,9 @@ class ModelJob:
     outcomes: list[str | None] = field(default_factory=list)
 
     @property
-    def rank(self) -> tuple[int, str]:
-        """Order within its tenant."""
-        return self.created_at_ms + PRIORITIES[self.priority], self.id
+    def rank(self) -> tuple[int, int]:
+        """Order within its tenant: jobs of one millisecond run in the order they came."""
+        return self.created_at_ms + PRIORITIES[self.priority], self.sequence
 
     def move(self, state: JobState) -> None:
         """Change state; fails on a transition the table does not allow."""
@@ -83,7 +84,7 @@ class ModelPool:
         if job.tenant not in self.turns:
             self.turns[job.tenant] = max(self.clock, self.owed.pop(job.tenant, 0))
 
-    def suspect(self, job: ModelJob, since: int) -> None:
+    def suspect(self, job: ModelJob, since: float) -> None:
         """The job waits to run alone."""
         job.suspect_since = since
         self.suspects.append(job)

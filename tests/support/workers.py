@@ -62,11 +62,12 @@ class Worker:
 
 
 def submit(store: JobStore, tenant: str, pool: str, *, deadline_s: float | None = None, **spec: Any) -> str:
-    """Accept a job, a probe unless `kind` says otherwise; its id."""
-    kind = spec.pop("kind", "probe")
+    """Accept a job, a probe of normal priority unless `kind` and `priority` say otherwise; its id."""
+    kind, priority = spec.pop("kind", "probe"), spec.pop("priority", "normal")
     job = NewJob(
-        id=str(uuid.uuid4()), tenant=tenant, kind=kind, pool=pool, spec={"kind": kind, **spec}, deadline_s=deadline_s
-    )
+        id=str(uuid.uuid4()), tenant=tenant, kind=kind, pool=pool, spec={"kind": kind, **spec}, priority=priority,
+        deadline_s=deadline_s,
+    )  # fmt: skip
     return store.submit(job).id
 
 

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from shared.clip_specs import IndexSpec
-from shared.errors import DreamqueueError, InvalidInput, NonFinite, Stopped, Unavailable
+from shared.errors import DreamqueueError, InvalidInput, NonFinite, Stopped, Unavailable, UnreadableRecord
 from shared.filters import type_of
+from shared.reading import record_from_json
 from worker.engines.base import Monitor
 from worker.engines.embeddings import Embedder
 from worker.engines.pixels import scaled
@@ -66,8 +67,8 @@ class Indexed:
     def resumed(cls, saved: bytes | None, collection: str) -> Indexed:
         """What an earlier attempt did; nothing, where what it saved cannot be read or went into another collection."""
         try:
-            found = cls(**json.loads(saved)) if saved else cls(collection)
-        except (ValueError, TypeError):
+            found = record_from_json(cls, saved) if saved else cls(collection)
+        except UnreadableRecord:
             return cls(collection)
         return found if found.collection == collection else cls(collection)
 

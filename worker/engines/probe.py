@@ -70,7 +70,8 @@ def _steps_done(spec: ProbeSpec, snapshot: bytes | None) -> int:
         saved = None
     if not isinstance(saved, dict) or not is_of(saved, identity(spec)):
         return 0
-    return min(int(saved["step"]), spec.steps)
+    step = saved.get("step")
+    return min(step, spec.steps) if isinstance(step, int) else 0
 
 
 def _body(size: int) -> bytes:
