@@ -10,7 +10,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo up test check bench faults clean
+.PHONY: demo up test check extras bench faults clean
 
 demo: $(VENV)/.local
 	@$(BIN)/dreamqueue demo --port $(PORT) --data $(DATA) --out $(OUT)
@@ -32,6 +32,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit tests/architecture -q
+
+# Each extra, installed alone as the documents say, starts and does its work.
+extras: $(VENV)/.dev
+	$(BIN)/python -m tests.extras
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks --only "$(ONLY)"

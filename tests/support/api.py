@@ -23,7 +23,7 @@ from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore, artifact_key
 from shared.store import JobStore, WorkerInfo
 
-__all__ = ["DALLE", "ApiServer", "Caller", "StandIn", "new_key", "picture"]
+__all__ = ["DALLE", "ApiServer", "Caller", "StandIn", "is_healthy", "new_key", "picture"]
 
 DALLE: dict[str, Any] = {"kind": "dalle", "input": {"prompts": ["a red apple"], "n": 2}}
 
@@ -131,19 +131,21 @@ class ApiServer:
         env = {**{ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}, **(env or {})}
         argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:create()"]
         self.process = Process(Command("api", argv, env), folder / f"api-{self.port}.log")
-        wait_until(self._answers, self.process, 90)
+        wait_until(lambda: is_healthy(f"{self.url}/healthz"), self.process, 90)
 
     @property
     def log(self) -> str:
         """What it wrote so far."""
         return self.process.log_path.read_text(errors="replace")
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+
+def is_healthy(url: str) -> bool:
+    """Whether a health page answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def new_key(store: JobStore, tenant: str, *scopes: str) -> str:

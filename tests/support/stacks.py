@@ -27,13 +27,14 @@ def is_alive(pid: int) -> bool:
 
 
 class RunningStack:
-    """`dreamqueue up` on a folder and a free port; probe jobs only unless `kinds` says more."""
+    """`dreamqueue up` on a folder and a free port; probe jobs only unless `kinds` says more, this environment's command
+    unless another is named."""
 
-    def __init__(self, data: Path, *, port: int = 0, kinds: str = "probe", **env: str) -> None:
+    def __init__(self, data: Path, *, port: int = 0, kinds: str = "probe", dreamqueue: str = "", **env: str) -> None:
         self.data = data
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        dreamqueue = str(Path(sys.executable).parent / "dreamqueue")
+        dreamqueue = dreamqueue or str(Path(sys.executable).parent / "dreamqueue")
         self.child = subprocess.Popen(
             [dreamqueue, "up", "--data", str(data), "--port", str(self.port)],
             stdout=subprocess.PIPE,
