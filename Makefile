@@ -10,7 +10,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo up test check extras bench faults clean
+.PHONY: demo up test check static ci extras bench faults clean
 
 demo: $(VENV)/.local
 	@$(BIN)/dreamqueue demo --port $(PORT) --data $(DATA) --out $(OUT)
@@ -20,18 +20,23 @@ up: $(VENV)/.local
 
 # Two files of tests at a time, each process with servers of its own: much of the suite is waiting for real leases and
 # real processes. One torch thread each, since two processes with two threads each only get into each other's way.
-# Leases of seconds can run out on a machine that others load: what failed in company must pass alone, at once.
-test: $(VENV)/.dev
-	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile || \
-		{ echo "once more, alone: what failed"; \
-		  OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+# Nothing is run again: a test that fails in company is wrong, or has found a race.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-check: $(VENV)/.dev
-	$(BIN)/ruff check .
+test: $(VENV)/.dev
+	$(PYTEST)
+
+# Before each commit: all that needs no server and no worker process. The import contracts are among the architecture tests.
+check: static
+	$(PYTEST) tests/unit tests/architecture -q
+
+# What CI runs, and each part of it once.
+ci: static test extras
+
+static: $(VENV)/.dev
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit tests/architecture -q
 
 # Each extra, installed alone as the documents say, starts and does its work.
 extras: $(VENV)/.dev
