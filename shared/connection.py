@@ -42,8 +42,13 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except (redis.RedisError, OSError) as error:
-            if isinstance(error, redis.ResponseError) and "OOM" in str(error):
+            if _is_full(error):
                 raise StoreUnavailable("the job store is full") from error
             raise StoreUnavailable(f"the job store does not answer: {type(error).__name__}") from error
 
     return call
+
+
+def _is_full(error: Exception) -> bool:
+    """Redis 7 answers a script that needs memory with an error of its own; Redis 6 names it within its message."""
+    return isinstance(error, redis.OutOfMemoryError) or (isinstance(error, redis.ResponseError) and "OOM" in str(error))
