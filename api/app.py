@@ -10,11 +10,11 @@ from importlib import import_module
 from flask import Flask, Response, g, request
 from flask_openapi3.openapi import OpenAPI
 
-from api.openapi import INFO, SECURITY
-from api.problems import install_problems
-from api.routing import Routes, bind
-from api.schemas import Problem
-from api.wiring import Services, build_services
+from api.http.problems import install_problems
+from api.http.routing import Routes, bind
+from api.http.services import Services, build_services
+from api.schemas.jobs import Problem
+from api.schemas.openapi import INFO, SECURITY
 from shared.metrics import HTTP_IN_FLIGHT, HTTP_REQUESTS, HTTP_SECONDS
 from shared.settings import Settings
 

@@ -15,8 +15,8 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.transport import redis
 
-from shared import keys
 from shared.settings import Settings
+from shared.store import keys
 
 __all__ = ["DoorbellTransport", "create_celery"]
 

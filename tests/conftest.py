@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.connection import connect
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.api import ApiServer, StandIn
 from tests.support.servers import ObjectServer, RedisServer
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from deploy.local.processes import Command, Process, ProcessFailed, wait_until
 from deploy.local.servers import free_port
-from shared.connection import connect
 from shared.settings import ENV_PREFIX, Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.api import is_healthy, new_key
 from tests.support.servers import ObjectServer, RedisServer
 from tests.support.stacks import RunningStack

@@ -16,11 +16,11 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 
-from shared import keys
 from shared.broker import create_celery
 from shared.errors import DreamqueueError
 from shared.logs import configure_logs, get_logger
 from shared.settings import Settings
+from shared.store import keys
 from worker.engines.registry import UnknownKind
 from worker.node import WorkerNode
 from worker.tasks import register_pull

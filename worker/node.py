@@ -13,39 +13,41 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 
-from shared.connection import connect
 from shared.errors import ObjectStoreUnavailable, StoreUnavailable
 from shared.logs import get_logger
 from shared.metrics import MODEL_LOAD_SECONDS
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, WorkerInfo
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
+from shared.store.workers import WorkerInfo
 from shared.version import VERSION
-from worker.accounts import batch_events, count_step, search_events
-from worker.auditor import Auditor
+from worker.engine_metrics import batch_events, count_step, search_events
 from worker.engines.base import Engine, Model
-from worker.engines.registry import EngineOptions, build_engines
-from worker.engines.turns import Turns
-from worker.failpoints import FailPoints
-from worker.heartbeat import Heartbeat
-from worker.hooks import Hooks, RunLog, RunMetrics
-from worker.inputs import Inputs
-from worker.intake import Intake
-from worker.nudges import Nudges
-from worker.periodic import Periodic
-from worker.previews import Previews
-from worker.reaper import Reaper
-from worker.recycling import Recycling
-from worker.reports import Reports
-from worker.runner import Runner, RunnerParts
-from worker.runs import Runs
-from worker.snapshots import Snapshots
-from worker.spool import Spool
-from worker.uploads import Uploads
-from worker.watchdog import Watchdog
+from worker.engines.options import EngineOptions
+from worker.engines.registry import build_engines
+from worker.engines.scheduling.device_lock import Turns
+from worker.executor.claim_gate import Intake
+from worker.executor.runner import Runner, RunnerParts
+from worker.maintenance.auditor import Auditor
+from worker.maintenance.control import Nudges
+from worker.maintenance.heartbeat import Heartbeat
+from worker.maintenance.reaper import Reaper
+from worker.maintenance.recycler import Recycling
+from worker.maintenance.watchdog import Watchdog
+from worker.run.active import Runs
+from worker.run.failpoints import FailPoints
+from worker.run.hooks import Hooks, RunLog, RunMetrics
+from worker.run.progress import Reports
+from worker.threads import Periodic
+from worker.transfer.inputs import Inputs
+from worker.transfer.previews import Previews
+from worker.transfer.snapshots import Snapshots
+from worker.transfer.spool import Spool
+from worker.transfer.uploads import Uploads
 
 if TYPE_CHECKING:
-    from worker.shelves import Shelves
+    from worker.collections.access import Shelves
 
 __all__ = ["WorkerNode"]
 
@@ -93,7 +95,7 @@ class WorkerNode:
             self._watchdog.thread, self._spool.thread, self._intake.thread, self._recycling.thread,
         ]  # fmt: skip
         if self._shelves and self._shelves.is_open:
-            from worker.upkeep import Upkeep
+            from worker.maintenance.index_compactor import Upkeep
 
             self._threads.append(Upkeep(self._shelves, settings).thread)
 
@@ -118,7 +120,7 @@ class WorkerNode:
         """Where no kind needs collections, neither numpy nor an index library is loaded."""
         if not COLLECTION_KINDS & set(self._kinds):
             return None
-        from worker.shelves import Shelves
+        from worker.collections.access import Shelves
 
         return Shelves(self._store, self._objects, self._inputs, self.settings)
 

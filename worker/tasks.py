@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import Celery
 
-from shared.doorbell import TASK_NAME
 from shared.logs import get_logger
+from shared.store.doorbell import TASK_NAME
 
 __all__ = ["register_pull"]
 

@@ -43,8 +43,8 @@ OURS = {  # command -> (where it is, what it does)
     "models": ("api.client.commands.fleet:models", "Models that live workers hold."),
     "pools": ("api.client.commands.fleet:pools", "Pools: how deep, how many workers."),
     "workers": ("api.client.commands.fleet:workers", "Live workers."),
-    "keys": ("api.client.commands.keys:keys", "Create, list and revoke API keys (operators; talks to Redis)."),
-    "tenants": ("api.client.commands.tenants:tenants", "Tenants' shares of the workers (operators; talks to Redis)."),
+    "keys": ("api.admin.keys:keys", "Create, list and revoke API keys (operators; talks to Redis)."),
+    "tenants": ("api.admin.tenants:tenants", "Tenants' shares of the workers (operators; talks to Redis)."),
 }
 PLUGINS = {  # what the entry points of this distribution do, for --help without importing them
     "up": "Run the whole system here: servers, API, workers, web page.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api.client.packing import SUFFIXES
+from api.client.files.packing import SUFFIXES
 
 __all__ = ["Query", "QueryError", "parse_condition", "parse_query", "parse_weighted"]
 

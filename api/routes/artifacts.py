@@ -7,11 +7,11 @@ import re
 
 from flask import Response
 
-from api.incoming import known_id
-from api.routing import Call, Routes, problems
-from api.schemas import ArtifactQuery
+from api.http.requests import known_id
+from api.http.routing import Call, Routes, problems
+from api.schemas.jobs import ArtifactQuery
 from shared.errors import NotFound
-from shared.jobs import JobRecord
+from shared.records.job import JobRecord
 from shared.storage import artifact_key
 
 __all__ = ["BYTES", "REDIRECT", "inline_response", "redirect_response", "routes"]

@@ -10,18 +10,18 @@ from typing import Any, cast
 from flask import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from api.admission import Ask, job_from_input
-from api.answers import KEY_HEADER, PREFER_HEADER, submitted_response
-from api.archives import Archive
-from api.incoming import idempotency_key, json_body
-from api.offload import offloaded
+from api.http.offload import offloaded
+from api.http.requests import idempotency_key, json_body
+from api.http.routing import Call, Routes, problems
 from api.routes.collections import job_of_collection, known_collection, part_body
-from api.routing import Call, Routes, problems
-from api.schemas import Job
-from api.uploads import ARCHIVE_TYPES, SentPicture, sent_archive, sent_form
-from shared.clip_specs import GENERATED
+from api.schemas.jobs import Job
+from api.submission.admission import Ask, job_from_input
+from api.submission.responses import KEY_HEADER, PREFER_HEADER, submitted_response
+from api.uploads.archives import Archive
+from api.uploads.forms import ARCHIVE_TYPES, SentPicture, sent_archive, sent_form
 from shared.errors import InvalidInput, NotFound, ObjectStoreUnavailable
 from shared.logs import get_logger
+from shared.specs.clip import GENERATED
 from shared.storage import input_key
 
 __all__ = ["routes"]

@@ -9,17 +9,17 @@ from typing import Any
 from flask import Response
 from pydantic import ValidationError
 
-from api.admission import Ask, job_from_input
-from api.answers import KEY_HEADER, PREFER_HEADER, json_response, submitted_response
-from api.incoming import idempotency_key, json_body
-from api.job_view import rfc3339
-from api.problems import rejected_by_schema
-from api.routing import Call, Routes, problems
-from api.schemas import Job
-from api.search_schemas import Collection as CollectionView
-from api.search_schemas import CollectionInput, CollectionList
-from shared.collection_records import Collection
+from api.http.problems import rejected_by_schema
+from api.http.requests import idempotency_key, json_body
+from api.http.routing import Call, Routes, problems
+from api.schemas.documents import rfc3339
+from api.schemas.jobs import Job
+from api.schemas.search import Collection as CollectionView
+from api.schemas.search import CollectionInput, CollectionList
+from api.submission.admission import Ask, job_from_input
+from api.submission.responses import KEY_HEADER, PREFER_HEADER, json_response, submitted_response
 from shared.errors import InvalidInput, NotFound
+from shared.records.collection import Collection
 
 __all__ = ["job_of_collection", "known_collection", "part_body", "routes"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from flask import Response
 
-from api.incoming import known_id, last_event_id
-from api.job_view import artifact_url, rfc3339
-from api.routing import Call, Routes, problems
-from api.wiring import BLOCK_S, Services
+from api.http.requests import known_id, last_event_id
+from api.http.routing import Call, Routes, problems
+from api.http.services import BLOCK_S, Services
+from api.schemas.documents import artifact_url, rfc3339
 from shared.errors import DreamqueueError
-from shared.events import Event
-from shared.jobs import JobRecord
+from shared.records.job import JobRecord
+from shared.store.events import Event
 
 __all__ = ["routes"]
 

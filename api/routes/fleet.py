@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import Response
 
-from api.job_view import rfc3339
-from api.routing import Call, Routes
-from api.schemas import ModelList, PoolList, WorkerList
-from shared.store import PoolInfo, WorkerInfo
+from api.http.routing import Call, Routes
+from api.schemas.documents import rfc3339
+from api.schemas.jobs import ModelList, PoolList, WorkerList
+from shared.store.workers import PoolInfo, WorkerInfo
 
 __all__ = ["routes"]
 

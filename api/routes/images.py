@@ -9,12 +9,12 @@ import re
 from flask import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from api.incoming import body_bytes
-from api.offload import offloaded
-from api.pictures import inspected
+from api.http.offload import offloaded
+from api.http.requests import body_bytes
+from api.http.routing import Call, Routes, problems
 from api.routes.artifacts import BYTES, REDIRECT, inline_response, redirect_response
-from api.routing import Call, Routes, problems
-from api.schemas import ArtifactQuery, Image
+from api.schemas.jobs import ArtifactQuery, Image
+from api.uploads.pictures import inspected
 from shared.errors import InvalidInput, NotFound
 from shared.storage import image_key
 

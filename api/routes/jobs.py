@@ -6,15 +6,22 @@ import uuid
 
 from flask import Response, request
 
-from api.admission import job_again, job_from_request
-from api.answers import KEY_HEADER, PREFER_HEADER, job_response, json_response, place_of, submitted_response
-from api.incoming import JOB_ID, idempotency_key, json_body, known_id
-from api.job_view import Place, job_document, job_tag
-from api.routing import Call, Routes, problems
-from api.schemas import Job, JobList, JobQuery, ListQuery
-from api.waiting import await_end, await_job
+from api.http.requests import JOB_ID, idempotency_key, json_body, known_id
+from api.http.routing import Call, Routes, problems
+from api.schemas.documents import Place, job_document, job_tag
+from api.schemas.jobs import Job, JobList, JobQuery, ListQuery
+from api.submission.admission import job_again, job_from_request
+from api.submission.responses import (
+    KEY_HEADER,
+    PREFER_HEADER,
+    job_response,
+    json_response,
+    place_of,
+    submitted_response,
+)
+from api.submission.waiting import await_end, await_job
 from shared.errors import Conflict, InvalidInput
-from shared.jobs import JobRecord, JobState
+from shared.records.job import JobRecord, JobState
 
 __all__ = ["routes"]
 

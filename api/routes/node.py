@@ -8,9 +8,9 @@ from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from api.routing import OPEN, Call, Routes
-from api.schemas import Health
-from shared.metrics import StoreCollector
+from api.http.routing import OPEN, Call, Routes
+from api.schemas.jobs import Health
+from shared.store.collector import StoreCollector
 from shared.version import VERSION
 
 __all__ = ["routes"]

@@ -12,8 +12,8 @@ from typing import cast
 from flask import Response, current_app
 from flask_openapi3.openapi import OpenAPI
 
-from api.openapi import openapi_document
-from api.routing import OPEN, Call, Routes, problems
+from api.http.routing import OPEN, Call, Routes, problems
+from api.schemas.openapi import openapi_document
 from shared.errors import NotFound
 
 __all__ = ["routes"]

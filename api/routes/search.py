@@ -6,12 +6,12 @@ import uuid
 
 from flask import Response
 
-from api.admission import Ask, job_from_input
-from api.answers import KEY_HEADER, PREFER_HEADER, result_response
-from api.incoming import idempotency_key, json_body
-from api.routing import Call, Responses, Routes, problems
-from api.schemas import Job
-from api.search_schemas import ClassifyAnswer, RankAnswer, SearchAnswer
+from api.http.requests import idempotency_key, json_body
+from api.http.routing import Call, Responses, Routes, problems
+from api.schemas.jobs import Job
+from api.schemas.search import ClassifyAnswer, RankAnswer, SearchAnswer
+from api.submission.admission import Ask, job_from_input
+from api.submission.responses import KEY_HEADER, PREFER_HEADER, result_response
 
 __all__ = ["routes"]
 

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from api.client.client import DreamqueueClient
-from api.client.contact_sheet import Row, Tile, draw_contact_sheet
 from api.client.job import Job
+from api.client.terminal.contact_sheet import Row, Tile, draw_contact_sheet
 
 __all__ = ["DECOYS", "PROMPTS", "DemoFailed", "run_demo"]
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from api.auth import SCOPES, KeyStore
+from api.http.auth import SCOPES, KeyStore
 from deploy.local.processes import Command, Process, wait_until
 from deploy.local.servers import (
     BIND,
@@ -38,10 +38,10 @@ from deploy.local.servers import (
     redis_answers,
     redis_server,
 )  # fmt: skip
-from shared.connection import connect
-from shared.reading import record_from_json
+from shared.records.reading import record_from_json
 from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore
+from shared.store.redis import connect
 
 __all__ = ["Stack", "StackError", "StackOptions"]
 

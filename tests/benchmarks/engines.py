@@ -9,14 +9,15 @@ from typing import Any
 
 from PIL.Image import Image
 
-from shared.specs import parse_spec
+from shared.specs.kinds import parse_spec
 from tests.benchmarks.gpu import run_gpu
 from tests.benchmarks.latents import run_latents
 from tests.benchmarks.min_dalle import run_min_dalle
 from tests.benchmarks.report import Report
 from worker.engines.base import Engine, Output, Task
-from worker.engines.batch import BatchEvents
-from worker.engines.registry import EngineOptions, build_engines
+from worker.engines.options import EngineOptions
+from worker.engines.registry import build_engines
+from worker.engines.scheduling.batch import BatchEvents
 
 __all__ = ["run"]
 

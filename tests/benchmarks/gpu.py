@@ -20,15 +20,15 @@ from PIL import Image
 from tests.benchmarks.latents import VIT_B_32
 from tests.benchmarks.report import Report
 from tests.models.conftest import tiny_tokenizer
-from worker.engines.pixels import to_tensor
-from worker.models.clip import Clip
-from worker.models.dalle_bart import PRESETS, DalleBart, DalleBartConfig
-from worker.models.dalle_sampler import RowSettings, decode_ids, sample
-from worker.models.guidance import CutSettings
-from worker.models.latents import LatentRows
+from worker.engines.images import to_tensor
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle_bart import PRESETS, DalleBart, DalleBartConfig
+from worker.models.dalle.sampler import RowSettings, decode_ids, sample
 from worker.models.text import CaptionTokenizer
-from worker.models.vqgan import VQGAN, VQGANConfig
-from worker.models.vqgan_clip import Perceptor, Prompt, Recipe, start
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
+from worker.models.vqgan_clip.guidance import CutSettings
+from worker.models.vqgan_clip.rows import LatentRows
+from worker.models.vqgan_clip.state import Perceptor, Prompt, Recipe, start
 
 __all__ = ["Shapes", "run_gpu"]
 

@@ -19,10 +19,10 @@ from deploy.local.stack import Stack, StackOptions
 from tests.benchmarks.report import Report
 from worker.checkpoints.registry import ModelRegistry
 from worker.training.commands import DATA
-from worker.training.data import build
-from worker.training.measure import FIGURES
-from worker.training.report import open_models
-from worker.training.report import report as measure
+from worker.training.data.pictures import build
+from worker.training.evaluation.measure import FIGURES
+from worker.training.evaluation.report import open_models
+from worker.training.evaluation.report import report as measure
 
 NAMES = 200  # of the judged pictures
 APPLE = {"prompts": ["a red apple"], "seed": 0}

@@ -6,11 +6,11 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from shared.connection import connect
-from shared.jobs import Claim, NewJob
+from shared.records.job import Claim, NewJob
 from shared.settings import Settings
-from shared.specs import parse_spec
-from shared.store import JobStore
+from shared.specs.kinds import parse_spec
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.benchmarks.report import Report
 from tests.support.servers import RedisServer
 

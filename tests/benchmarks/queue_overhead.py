@@ -17,10 +17,10 @@ import redis
 
 from deploy.local.processes import Command, Process, wait_until
 from deploy.local.stack import Stack, StackOptions
-from shared.connection import connect
-from shared.events import EventLog
-from shared.jobs import NewJob
-from shared.store import JobStore
+from shared.records.job import NewJob
+from shared.store.events import EventLog
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.benchmarks.http_load import request_bytes, run_load
 from tests.benchmarks.plain_celery import DONE
 from tests.benchmarks.report import Report

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.engines.images import to_tensor
 from worker.engines.library import ModelLibrary
-from worker.engines.pixels import to_tensor
 
 __all__ = ["queries", "rows", "views"]
 

@@ -30,8 +30,8 @@ from api.client import DreamqueueClient
 from deploy.local.servers import free_port
 from deploy.local.stack import Stack, StackOptions
 from tests.benchmarks.report import Report
+from worker.engines.images import to_tensor
 from worker.engines.library import ModelLibrary
-from worker.engines.pixels import to_tensor
 
 PER_SECOND = 20
 REQUESTS = 600

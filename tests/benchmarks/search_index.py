@@ -19,16 +19,16 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from shared.filters import Column, Condition
+from shared.specs.filters import Column, Condition
 from tests.benchmarks.real_vectors import Floats, queries, rows
 from tests.benchmarks.report import Report
 from tests.support.vector_load import run_load
 from tests.support.vectors import row_id
-from worker.vectors.cache import Caches
 from worker.vectors.index import Row, VectorTable
-from worker.vectors.lance import LanceDatabase
-from worker.vectors.ranking import Question, rank_snapshot, rank_table
-from worker.vectors.snapshot import Snapshot
+from worker.vectors.memory.cache import Caches
+from worker.vectors.memory.ranking import Question, rank_snapshot, rank_table
+from worker.vectors.memory.snapshot import Snapshot
+from worker.vectors.stores.lance import LanceDatabase
 
 HELD_ROWS = 100_000
 QUERIES = 200

@@ -19,11 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.benchmarks.report import Report
 from worker.models.text import CaptionTokenizer
-from worker.models.vqgan import VQGAN
-from worker.training import clip, dalle
-from worker.training.captions import train_tokenizer
-from worker.training.data import SIDE, Pictures, Row
-from worker.training.vqgan import VQGANRecipe, VQGANTrainer
+from worker.models.vqgan.vqgan import VQGAN
+from worker.training.data.captions import train_tokenizer
+from worker.training.data.pictures import SIDE, Pictures, Row
+from worker.training.recipes import clip, dalle
+from worker.training.recipes.vqgan import VQGANRecipe, VQGANTrainer
 
 THINGS, DESIGNS = 1_652, 2
 STEPS = 5  # timed, after one that warms up

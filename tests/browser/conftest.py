@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import ApiServer, new_key
 
 FLAGS = [

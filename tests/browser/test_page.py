@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import ApiServer, StandIn, new_key, picture
 
 SHOTS = os.environ.get("DREAMQUEUE_TEST_SHOTS")  # a folder: keep screenshots to look at

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck
 from api.app import create_app
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import Caller, StandIn, new_key
 
 hypothesis.settings.register_profile(

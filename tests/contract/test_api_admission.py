@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from api.schemas import Problem
+from api.schemas.jobs import Problem
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import DALLE, Caller, StandIn, new_key, picture
 
 NO_PICTURE = "img_" + "0" * 64

@@ -24,7 +24,7 @@ from api.app import create_app
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.contract.test_api_collections import field_of, made
 from tests.support.api import ApiServer, Caller, StandIn, new_key, picture

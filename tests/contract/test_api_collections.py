@@ -9,9 +9,9 @@ from flask import Flask
 from jsonschema_rs import Draft202012Validator
 
 from api.app import create_app
-from shared.collections import CollectionStore
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.collections import CollectionStore
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.support.api import DALLE, Caller, StandIn, new_key, picture
 from tests.support.polling import eventually

@@ -9,12 +9,12 @@ import pytest
 from flask import Flask
 from jsonschema_rs import Draft202012Validator, meta
 
-from api.auth import SCOPES
 from api.client.cli import OURS
-from api.openapi import EXAMPLES
-from api.schemas import Kind
-from shared.specs import KINDS, parse_spec
-from shared.store import JobStore
+from api.http.auth import SCOPES
+from api.schemas.jobs import Kind
+from api.schemas.openapi import EXAMPLES
+from shared.specs.kinds import KINDS, parse_spec
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.support.api import DALLE, Caller, StandIn, new_key, picture
 
@@ -58,7 +58,7 @@ def test_every_route_is_documented_and_guarded(app: Flask, document: dict[str, A
 
 
 def test_a_key_without_scopes_reaches_nothing(app: Flask, store: JobStore, tenant: str) -> None:
-    from api.auth import KeyStore
+    from api.http.auth import KeyStore
 
     caller = Caller(app.test_client(), KeyStore(store.redis).create(tenant, []))
     for rule in app.url_map.iter_rules():
@@ -143,7 +143,7 @@ def test_a_fault_of_ours_is_a_problem_too(app: Flask, caller: Caller, monkeypatc
 
 
 def test_keys_are_stored_hashed_and_can_end(app: Flask, store: JobStore, tenant: str) -> None:
-    from api.auth import KeyStore
+    from api.http.auth import KeyStore
 
     keys = KeyStore(store.redis)
     text = new_key(store, tenant)

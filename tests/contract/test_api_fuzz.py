@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import new_key
 
 EXAMPLES = 20  # per operation and mode; about forty seconds in all

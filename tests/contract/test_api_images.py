@@ -12,7 +12,7 @@ import pytest
 
 from api.app import create_app
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.support.api import Caller, new_key, picture
 

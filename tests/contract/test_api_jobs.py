@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from api.schemas import Job, JobList
+from api.schemas.jobs import Job, JobList
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.support.api import DALLE, Caller, StandIn, picture
 

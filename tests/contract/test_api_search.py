@@ -13,7 +13,7 @@ from flask import Flask
 from jsonschema_rs import Draft202012Validator
 
 from api.app import create_app
-from api.schemas import Job
+from api.schemas.jobs import Job
 from shared.errors import (
     Conflict,
     DreamqueueError,
@@ -24,9 +24,9 @@ from shared.errors import (
     UnreadableImage,
     VectorsUnavailable,
 )
-from shared.jobs import Claim
+from shared.records.job import Claim
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import NO_PICTURE, problem_of
 from tests.contract.test_api_collections import field_of, made
 from tests.support.api import Caller, StandIn, new_key, picture

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shared.collections import MAX_COLLECTIONS, CollectionStore, Column
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.specs.filters import Column
+from shared.store.collections import MAX_COLLECTIONS, CollectionStore
+from shared.store.jobs import JobStore
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import json
 import uuid
 from typing import Any, cast
 
-from shared import keys
 from shared.broker import create_celery
-from shared.doorbell import TASK_NAME
-from shared.jobs import NewJob
+from shared.records.job import NewJob
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.doorbell import TASK_NAME
+from shared.store.jobs import JobStore
 
 VARYING = {"id", "root_id", "correlation_id", "delivery_tag", "reply_to", "origin"}  # ids, and who rang
 

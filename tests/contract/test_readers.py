@@ -13,19 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.auth import KeyStore
+from api.http.auth import KeyStore
 from deploy.local.servers import Credentials
-from shared import keys
-from shared.collections import CollectionStore
 from shared.errors import UnreadableRecord
-from shared.events import EventLog
-from shared.jobs import Claim, JobRecord, JobState, SavedRun
-from shared.reading import record_from_json
+from shared.records.job import Claim, JobRecord, JobState, SavedRun
+from shared.records.reading import record_from_json
 from shared.settings import Settings
-from shared.store import JobStore, WorkerInfo
+from shared.store import keys
+from shared.store.collections import CollectionStore
+from shared.store.events import EventLog
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerInfo
 from tests.support.api import Caller, new_key
 from tests.support.workers import submit
-from worker.engines.indexing import Indexed
+from worker.engines.search.indexing import Indexed
 
 WORKER = WorkerInfo("w", "p", ["probe"], [{"id": "m", "sha256": "0"}], "cpu", 4, 1, "ready", "1", 5, 9)
 JSON_RECORDS = [WORKER, SavedRun("k", 3, 10, "00"), Indexed("c", 1), Credentials("a", "b")]

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shared import keys
-from shared.audit import INVARIANTS, Audit, Violation
-from shared.connection import connect
-from shared.jobs import JobState, NewJob
 from shared.metrics import INVARIANT_VIOLATIONS
+from shared.records.job import JobState, NewJob
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.audit import INVARIANTS, Audit, Violation
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.servers import RedisServer
-from worker.auditor import Auditor
+from worker.maintenance.auditor import Auditor
 
 ONE, TWO = "ant", "bee"
 
@@ -254,8 +254,8 @@ def test_ended_jobs_are_gone_through_over_the_rounds(
     store: JobStore, own: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A round sees every live job, and a part of all keys; the next goes on from there."""
-    monkeypatch.setattr("shared.audit.PAGE", 4)
-    monkeypatch.setattr("shared.audit.ROLL_PAGES", 1)
+    monkeypatch.setattr("shared.store.audit.PAGE", 4)
+    monkeypatch.setattr("shared.store.audit.ROLL_PAGES", 1)
     audit = Audit(store.redis, own)
     lost = lose_from("ended")(store)
     store.redis.zadd("dq:deadlines", {ref_in(store, "running"): 10**14})

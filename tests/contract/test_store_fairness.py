@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from shared import keys
-from shared.connection import connect
-from shared.jobs import Claim, NewJob, SavedRun
+from shared.records.job import Claim, NewJob, SavedRun
 from shared.settings import Settings
-from shared.store import JobStore, Signal
-from shared.tenants import Tenants
+from shared.store import keys
+from shared.store.jobs import JobStore, Signal
+from shared.store.redis import connect
+from shared.store.tenants import Tenants
 from tests.support.servers import RedisServer
 
 MINUTE_MS = 60_000

@@ -7,9 +7,9 @@ import uuid
 import pytest
 
 from shared.errors import LeaseLost, NotFound, QueueFull
-from shared.jobs import JobState, NewJob
+from shared.records.job import JobState, NewJob
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 
 

@@ -24,13 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared import keys
-from shared.audit import Audit
-from shared.connection import connect
 from shared.errors import Conflict, LeaseLost, NotCancellable, QueueFull
-from shared.jobs import FINAL, Claim, JobRecord, JobState, NewJob, SavedRun
+from shared.records.job import FINAL, Claim, JobRecord, JobState, NewJob, SavedRun
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.audit import Audit
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.queue_model import AGES_AGO, ModelJob, ModelPool
 from tests.support.servers import RedisServer
 

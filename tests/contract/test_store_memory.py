@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.connection import connect
 from shared.errors import Expired, NotFound
-from shared.jobs import NewJob
+from shared.records.job import NewJob
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.servers import RedisServer
 
 TENANT, POOL = "ant", "p"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shared import keys
-from shared.connection import connect
-from shared.jobs import PRIORITIES, Claim, JobState
+from shared.records.job import PRIORITIES, Claim, JobState
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.workers import submit
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared.jobs import Claim, JobState
-from shared.store import JobStore
+from shared.records.job import Claim, JobState
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 from tests.support.workers import submit
 

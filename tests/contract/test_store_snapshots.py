@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared import keys
-from shared.jobs import Claim, JobState, SavedRun
-from shared.store import JobStore, Signal
+from shared.records.job import Claim, JobState, SavedRun
+from shared.store import keys
+from shared.store.jobs import JobStore, Signal
 from tests.support.workers import submit
 
 ONE = SavedRun(key="k1", step=1, bytes=10, sha256="0" * 64)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import keys
-from shared.connection import connect
-from shared.jobs import Claim, JobState
+from shared.records.job import Claim, JobState
 from shared.settings import Settings
-from shared.store import JobStore, Signal, WorkerInfo
+from shared.store import keys
+from shared.store.jobs import JobStore, Signal
+from shared.store.redis import connect
+from shared.store.workers import WorkerInfo
 from tests.support.servers import RedisServer
 from tests.support.workers import submit
 

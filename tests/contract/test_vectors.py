@@ -15,13 +15,13 @@ from pydantic import TypeAdapter
 from qdrant_client import QdrantClient
 
 from shared.errors import Conflict, InvalidInput, NonFinite
-from shared.filters import AnyFilter, Condition, Filter, Not
+from shared.specs.filters import AnyFilter, Condition, Filter, Not
 from tests.support.vectors import COLUMNS, is_match, row_id, some_rows, unit
-from worker.vectors.cache import Caches
 from worker.vectors.index import Metadata, Row, VectorDatabase, VectorTable
-from worker.vectors.lance import LanceDatabase
-from worker.vectors.qdrant import QdrantDatabase
-from worker.vectors.snapshot import Snapshot
+from worker.vectors.memory.cache import Caches
+from worker.vectors.memory.snapshot import Snapshot
+from worker.vectors.stores.lance import LanceDatabase
+from worker.vectors.stores.qdrant import QdrantDatabase
 
 WIDTH = 8
 

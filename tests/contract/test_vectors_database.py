@@ -17,12 +17,12 @@ from shared.errors import InvalidInput, VectorsUnavailable, VectorsUnfit
 from shared.settings import Settings
 from tests.support.s3_stand_in import S3StandIn
 from tests.support.vectors import COLUMNS, some_rows
-from worker.vectors import lance, lance_faults, qdrant
-from worker.vectors.bucket import check_conditional_puts
 from worker.vectors.database import open_database
-from worker.vectors.lance import LanceDatabase
-from worker.vectors.lance_faults import insisting, translated
-from worker.vectors.qdrant import QdrantDatabase
+from worker.vectors.stores import lance, lance_faults, qdrant
+from worker.vectors.stores.bucket import check_conditional_puts
+from worker.vectors.stores.lance import LanceDatabase
+from worker.vectors.stores.lance_faults import insisting, translated
+from worker.vectors.stores.qdrant import QdrantDatabase
 
 
 @pytest.fixture

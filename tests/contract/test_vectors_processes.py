@@ -16,7 +16,7 @@ import pytest
 from shared.errors import VectorsUnavailable
 from tests.support.vector_load import TABLE, WIDTH, run_load
 from tests.support.vectors import row_id, some_rows
-from worker.vectors.lance import LanceDatabase
+from worker.vectors.stores.lance import LanceDatabase
 
 SECONDS = float(os.environ.get("VECTOR_LOAD_S", "4"))
 
@@ -63,7 +63,7 @@ def test_what_was_opened_before_a_fork_says_so_after_it(tmp_path: Path) -> None:
 import os, sys, warnings
 warnings.simplefilter("ignore")
 from shared.errors import VectorsUnavailable
-from worker.vectors.lance import LanceDatabase
+from worker.vectors.stores.lance import LanceDatabase
 database = LanceDatabase({str(tmp_path)!r})
 database.open("one", 2)
 child = os.fork()

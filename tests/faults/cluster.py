@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.processes import Command, Process, wait_until
-from shared.connection import connect
 from shared.errors import StoreUnavailable
 from shared.settings import ENV_PREFIX, Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.faults.ledger import Ledger
 from tests.support.api import ApiServer, new_key
 from tests.support.polling import eventually

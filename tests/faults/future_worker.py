@@ -9,9 +9,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from shared import keys
-from shared.jobs import Claim
-from shared.store import JobStore, Signal
+from shared.records.job import Claim
+from shared.store import keys
+from shared.store.jobs import JobStore, Signal
 from tests.faults import effects
 from worker import node
 

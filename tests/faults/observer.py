@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import redis
 
-from shared import keys
-from shared.connection import connect
 from shared.settings import Settings
+from shared.store import keys
+from shared.store.redis import connect
 from tests.faults.cluster import TENANT
 from tests.faults.ledger import Ledger
 from tests.faults.load import Load

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from api.client import DreamqueueClient
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.api import ApiServer, new_key
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from api.client import DreamqueueClient
 from deploy.local.processes import wait_until
-from shared.connection import connect
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.api import DALLE, ApiServer, StandIn, new_key
 from tests.support.servers import RedisServer
 

@@ -13,14 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from api.auth import SCOPES, KeyStore
-from shared.audit import Audit
-from shared.connection import connect
+from api.http.auth import SCOPES, KeyStore
 from shared.errors import StoreUnavailable
-from shared.jobs import Claim, JobState, NewJob, SavedRun
+from shared.records.job import Claim, JobState, NewJob, SavedRun
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore, WorkerInfo
+from shared.store.audit import Audit
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
+from shared.store.workers import WorkerInfo
 from tests.support.api import ApiServer
 from tests.support.polling import eventually
 from tests.support.servers import RedisServer

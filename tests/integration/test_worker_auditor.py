@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.audit import INVARIANTS
-from shared.connection import connect
-from shared.jobs import JobState
+from shared.records.job import JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.audit import INVARIANTS
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.support.polling import eventually
 from tests.support.servers import RedisServer
 from tests.support.workers import Worker, submit, until

@@ -19,20 +19,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shared.collections import Collection, CollectionStore
-from shared.jobs import JobRecord, JobState, NewJob
+from shared.records.collection import Collection
+from shared.records.job import JobRecord, JobState, NewJob
 from shared.settings import Settings
 from shared.storage import ObjectStore, image_key, input_key
-from shared.store import JobStore
+from shared.store.collections import CollectionStore
+from shared.store.jobs import JobStore
 from tests.integration.test_worker_pictures import upload
 from tests.support.polling import eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
 from worker.checkpoints.registry import EMBEDDED
-from worker.inputs import Inputs
-from worker.runner import _collecting
-from worker.shelves import Shelves
-from worker.upkeep import Upkeep
+from worker.collections.access import Shelves
+from worker.executor.runner import _collecting
+from worker.maintenance.index_compactor import Upkeep
+from worker.transfer.inputs import Inputs
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

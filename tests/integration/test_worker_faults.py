@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from shared import keys
-from shared.connection import connect
 from shared.errors import LeaseLost, StoreUnavailable
-from shared.jobs import JobState
+from shared.records.job import JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.jobs import JobStore
+from shared.store.redis import connect
 from tests.faults.object_faults import ObjectFaults
 from tests.support.polling import eventually
 from tests.support.servers import ObjectServer, RedisServer
 from tests.support.workers import Worker, submit, until
-from worker.watchdog import EXIT_CODE
+from worker.maintenance.watchdog import EXIT_CODE
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs import JobRecord, JobState
+from shared.records.job import JobRecord, JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 from tests.support.workers import Worker, submit, until
 

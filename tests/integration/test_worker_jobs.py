@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from shared import keys
 from shared.broker import create_celery
-from shared.doorbell import TASK_NAME
-from shared.events import EventLog
-from shared.jobs import JobState
+from shared.records.job import JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store import keys
+from shared.store.doorbell import TASK_NAME
+from shared.store.events import EventLog
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 from tests.support.workers import Worker, submit, until
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from shared.events import EventLog
-from shared.jobs import JobRecord, JobState
+from shared.records.job import JobRecord, JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore, image_key
-from shared.store import JobStore
+from shared.store.events import EventLog
+from shared.store.jobs import JobStore
 from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
 

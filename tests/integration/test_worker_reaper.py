@@ -7,12 +7,12 @@ import uuid
 import pytest
 
 from shared.errors import Expired, NotFound
-from shared.jobs import JobState, NewJob
+from shared.records.job import JobState, NewJob
 from shared.settings import Settings
 from shared.storage import ObjectStore, artifact_key
-from shared.store import JobStore, Reaped
+from shared.store.jobs import JobStore, Reaped
 from tests.support.polling import eventually
-from worker.reaper import BATCH, ROUNDS, Reaper
+from worker.maintenance.reaper import BATCH, ROUNDS, Reaper
 
 pytestmark = pytest.mark.integration
 

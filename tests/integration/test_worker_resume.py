@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.events import EventLog
-from shared.jobs import JobRecord, JobState, SavedRun
+from shared.records.job import JobRecord, JobState, SavedRun
 from shared.settings import Settings
 from shared.storage import ObjectStore, snapshot_prefix
-from shared.store import JobStore
+from shared.store.events import EventLog
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs import JobRecord, JobState, NewJob
+from shared.records.job import JobRecord, JobState, NewJob
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.support.polling import eventually
 from tests.support.workers import Worker, submit, until
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from worker.models.clip import Clip
-from worker.models.dalle import Dalle, DalleConfig
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle import Dalle, DalleConfig
 from worker.models.text import CaptionTokenizer
-from worker.models.unclip import Unclip, UnclipConfig
-from worker.models.vqgan import VQGAN, VQGANConfig
+from worker.models.unclip.unclip import Unclip, UnclipConfig
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 
 TINY_VQGAN = VQGANConfig(
     channels=8, multipliers=(1, 2), encoder_blocks=1, decoder_blocks=1, attention_at=(8,), resolution=16,

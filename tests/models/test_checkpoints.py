@@ -13,9 +13,9 @@ from tests.models.conftest import tiny_tokenizer
 from worker.checkpoints.errors import BadRegistry, DigestMismatch, KeyMismatch, UnknownModel
 from worker.checkpoints.loading import CONFIG, WEIGHTS, load_model, load_weights, open_folder, save_model
 from worker.checkpoints.registry import ModelRegistry, digest
-from worker.models.clip import Clip
-from worker.models.dalle import Dalle
-from worker.models.vqgan import VQGAN
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle import Dalle
+from worker.models.vqgan.vqgan import VQGAN
 
 
 def write_registry(folder: Path, model: VQGAN) -> Path:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from worker.engines.library import dtype_on
-from worker.models import dalle_sampler
-from worker.models.code_graphs import bucket_of
-from worker.models.code_model import SequenceCache
-from worker.models.dalle import Dalle
-from worker.models.dalle_sampler import (
+from worker.models.dalle import sampler as dalle_sampler
+from worker.models.dalle.code_graphs import bucket_of
+from worker.models.dalle.code_model import SequenceCache
+from worker.models.dalle.dalle import Dalle
+from worker.models.dalle.sampler import (
     DalleRow,
     DalleSampler,
     RowSettings,
@@ -23,7 +23,7 @@ from worker.models.dalle_sampler import (
     sample,
 )
 from worker.models.errors import RangeError, ShapeError
-from worker.models.vqgan import VQGAN
+from worker.models.vqgan.vqgan import VQGAN
 
 
 def rows(count: int, **changes: float) -> list[RowSettings]:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from tests.support.plain_dalle_bart import plain_decode, plain_encode, random_weights
 from worker.checkpoints.min_dalle import join
-from worker.models.code_model import CodeModel, SequenceCache
-from worker.models.dalle_bart import PRESETS, DalleBart, DalleBartConfig
-from worker.models.dalle_sampler import RowSettings, sample
+from worker.models.dalle.code_model import CodeModel, SequenceCache
+from worker.models.dalle.dalle_bart import PRESETS, DalleBart, DalleBartConfig
+from worker.models.dalle.normformer import Shift
+from worker.models.dalle.sampler import RowSettings, sample
 from worker.models.errors import ConfigError, RangeError, ShapeError
-from worker.models.normformer import Shift
 
 TINY = DalleBartConfig(
     text_vocab=40, text_length=20, image_vocab=30, code_rows=33, grid=5, width=24, hidden=37, heads=3,

@@ -18,19 +18,19 @@ from torch import Tensor
 
 from tests.models.conftest import TINY_VQGAN
 from worker.checkpoints.registry import EMBEDDED, ModelRegistry
-from worker.models.clip import Clip
-from worker.models.dalle import Dalle
-from worker.models.vqgan import VQGAN
-from worker.training import card, report
-from worker.training import eval as measures
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle import Dalle
+from worker.models.vqgan.vqgan import VQGAN
 from worker.training.commands import train
-from worker.training.data import HELD_OUT, TRAIN, Pictures, Row, write
+from worker.training.data.pictures import HELD_OUT, TRAIN, Pictures, Row, write
 from worker.training.errors import DataError
-from worker.training.generate import Models
-from worker.training.measure import FIGURES, clip_figures, judged, share_right
-from worker.training.plots import draw_curves, labelled, read_curves
-from worker.training.prompts import KNOWN, NOVEL
-from worker.training.report import Opened, table
+from worker.training.evaluation import card, report
+from worker.training.evaluation import eval as measures
+from worker.training.evaluation.generate import Models
+from worker.training.evaluation.measure import FIGURES, clip_figures, judged, share_right
+from worker.training.evaluation.plots import draw_curves, labelled, read_curves
+from worker.training.evaluation.prompts import KNOWN, NOVEL
+from worker.training.evaluation.report import Opened, table
 
 SHIPPED = EMBEDDED.parent
 MACHINE = {"device": "this one", "cores": 2, "threads": 1}

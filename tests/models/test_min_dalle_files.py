@@ -25,10 +25,10 @@ from worker.checkpoints.loading import open_folder, save_model
 from worker.checkpoints.min_dalle import convert
 from worker.checkpoints.registry import digest
 from worker.engines.library import ModelLibrary
-from worker.models.dalle_bart import DalleBart, DalleBartConfig
+from worker.models.dalle.dalle_bart import DalleBart, DalleBartConfig
 from worker.models.errors import ConfigError
 from worker.models.text import CaptionTokenizer
-from worker.models.vqgan import VQGAN, VQGANConfig
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 
 WIDE = DalleBartConfig(
     text_vocab=400, text_length=16, image_vocab=30, code_rows=33, grid=2, width=8, hidden=11, heads=2,
@@ -158,7 +158,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_model_that_a_worker_hands_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.dalle_bart.PRESETS", {"mini": WIDE})
+    monkeypatch.setattr("worker.models.dalle.dalle_bart.PRESETS", {"mini": WIDE})
     source = write_source(tmp_path / "source", WIDE, torch.float16)
     write_words(source)
     target = tmp_path / "dalle-mini"

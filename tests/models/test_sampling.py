@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.models import sampling
+from worker.models.dalle import sampling
+from worker.models.dalle.sampling import Choice, guide, sample_tokens
 from worker.models.noise import fold, gumbel_at, key_of, normal, uniform, uniform_at
-from worker.models.sampling import Choice, guide, sample_tokens
 
 
 @dataclass

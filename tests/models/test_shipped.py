@@ -9,8 +9,8 @@ from shared.errors import ModelUnavailable
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.registry import EMBEDDED, ModelRegistry
 from worker.engines.library import ModelLibrary
-from worker.models.dalle import Dalle
-from worker.models.vqgan import VQGAN
+from worker.models.dalle.dalle import Dalle
+from worker.models.vqgan.vqgan import VQGAN
 
 LIMIT_BYTES = 40_000_000
 

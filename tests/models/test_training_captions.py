@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.training.captions import FORMS, colour_word, has_colour, is_sentence, write_captions
-from worker.training.data import Row
+from worker.training.data.captions import FORMS, colour_word, has_colour, is_sentence, write_captions
+from worker.training.data.pictures import Row
 
 
 def row(name: str, keywords: tuple[str, ...] = (), aliases: tuple[str, ...] = ()) -> Row:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.training import emoji
-from worker.training.data import HELD_OUT, TRAIN, Pictures, Row, is_held_out
+from worker.training.data import emoji
+from worker.training.data.pictures import HELD_OUT, TRAIN, Pictures, Row, is_held_out
 from worker.training.errors import DataError, HeldOutLeak
 
 

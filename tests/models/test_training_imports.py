@@ -16,12 +16,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from worker.training.captions import write_captions
 from worker.training.commands import train
-from worker.training.dalle import recoloured
-from worker.training.data import HELD_OUT, TRAIN, Pictures, Row, read_manifest
+from worker.training.data.captions import write_captions
+from worker.training.data.imports import Imported, ImportPlan, Origin, decode, import_set, is_set_aside
+from worker.training.data.pictures import HELD_OUT, TRAIN, Pictures, Row, read_manifest
 from worker.training.errors import DataError, HeldOutLeak, TrainingError
-from worker.training.imports import Imported, ImportPlan, Origin, decode, import_set, is_set_aside
+from worker.training.recipes.dalle import recoloured
 
 WORDS = ("Red  Apple", "blue heart", "a green tree by the river", "sun", "moon", "fish", "cup", "key")
 MINE = Origin("mine", "https://example.org/mine", "CC0-1.0", "3")

@@ -11,16 +11,16 @@ from tests.models.conftest import TINY_UNCLIP, tiny_tokenizer
 from tests.models.test_training_data import row
 from worker.checkpoints.loading import load_model, open_folder, save_model
 from worker.checkpoints.registry import ModelRegistry
-from worker.models.clip import Clip
-from worker.models.diffusion import clean_of, mixed_with
-from worker.models.unclip import Unclip
-from worker.models.vqgan import VQGAN
-from worker.training.data import Pictures
+from worker.models.clip.clip import Clip
+from worker.models.unclip.diffusion import clean_of, mixed_with
+from worker.models.unclip.unclip import Unclip
+from worker.models.vqgan.vqgan import VQGAN
+from worker.training.data.pictures import Pictures
+from worker.training.evaluation.generate import Models, draw_unclip
 from worker.training.export import export_models
-from worker.training.generate import Models, draw_unclip
 from worker.training.loop import CURVES, Budget
-from worker.training.unclip import UnclipRecipe, UnclipTrainer, latent_error, train_unclip
-from worker.training.vectors import Frozen, caption_rows
+from worker.training.recipes.unclip import UnclipRecipe, UnclipTrainer, latent_error, train_unclip
+from worker.training.recipes.vectors import Frozen, caption_rows
 
 RECIPE = UnclipRecipe(
     config=TINY_UNCLIP, batch=8, prior_batch=8, versions=2, captions=3, recoloured=0.0, rate=1e-2, average=0.9

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.models.conftest import TINY_UNCLIP
 from worker.checkpoints.loading import open_folder, save_model
-from worker.models.diffusion import (
+from worker.models.errors import ConfigError, RangeError, ShapeError
+from worker.models.unclip.diffusion import (
     Denoiser,
     DiffusionRow,
     DiffusionRows,
@@ -22,9 +23,7 @@ from worker.models.diffusion import (
     mixed_with,
     velocity,
 )
-from worker.models.errors import ConfigError, RangeError, ShapeError
-from worker.models.unclip import Unclip, UnclipConfig
-from worker.models.unclip_sampler import (
+from worker.models.unclip.sampler import (
     check_fit,
     codes_of,
     decoder_denoiser,
@@ -32,7 +31,8 @@ from worker.models.unclip_sampler import (
     picture_vectors,
     prior_sampler,
 )
-from worker.models.vqgan import VQGAN
+from worker.models.unclip.unclip import Unclip, UnclipConfig
+from worker.models.vqgan.vqgan import VQGAN
 
 
 def rows(count: int, steps: int = 5, guidance: float = 2.0, seed: int = 0) -> list[DiffusionRow]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worker.models.errors import ConfigError, RangeError, ShapeError
-from worker.models.vqgan import VQGAN, VQGANConfig, psnr
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig, psnr
 
 
 def test_a_picture_goes_there_and_back(vqgan: VQGAN) -> None:

@@ -15,13 +15,14 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from api.auth import SCOPES, KeyStore
+from api.http.auth import SCOPES, KeyStore
 from deploy.local.processes import Command, Process, wait_until
 from deploy.local.servers import free_port
-from shared.jobs import Claim, JobState
+from shared.records.job import Claim, JobState
 from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore, artifact_key
-from shared.store import JobStore, WorkerInfo
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerInfo
 
 __all__ = ["DALLE", "ApiServer", "Caller", "StandIn", "is_healthy", "new_key", "picture"]
 

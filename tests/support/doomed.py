@@ -9,13 +9,13 @@ import functools
 import sys
 
 from worker import app, node
-from worker.failpoints import FailPoints
+from worker.run.failpoints import FailPoints
 
 __all__ = ["arm", "main"]
 
 
 def arm(told: str) -> None:
-    """The worker of this process dies at that point (worker/failpoints.py); nowhere when empty."""
+    """The worker of this process dies at that point (worker/run/failpoints.py); nowhere when empty."""
     node.FailPoints = functools.partial(FailPoints, told)  # type: ignore[misc, assignment]
 
 

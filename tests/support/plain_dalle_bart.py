@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.checkpoints.min_dalle import decoder_manifest, encoder_manifest
-from worker.models.dalle_bart import DalleBartConfig
+from worker.models.dalle.dalle_bart import DalleBartConfig
 
 __all__ = ["plain_decode", "plain_encode", "random_weights"]
 

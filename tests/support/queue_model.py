@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.jobs import PRIORITIES, TRANSITIONS, JobState, SavedRun
+from shared.records.job import PRIORITIES, TRANSITIONS, JobState, SavedRun
 
 __all__ = ["AGES_AGO", "ModelJob", "ModelPool"]
 

@@ -10,11 +10,11 @@ import torch
 from tests.models.conftest import SMALL_VQGAN, TINY_DALLE, tiny_clip_config, tiny_tokenizer, tiny_unclip
 from worker.checkpoints.loading import CLIP_CONFIG, CLIP_WEIGHTS, CONFIG, WEIGHTS, save_model
 from worker.checkpoints.registry import digest
-from worker.models.clip import Clip
-from worker.models.dalle import Dalle
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle import Dalle
 from worker.models.text import CaptionTokenizer
-from worker.models.unclip import Unclip
-from worker.models.vqgan import VQGAN
+from worker.models.unclip.unclip import Unclip
+from worker.models.vqgan.vqgan import VQGAN
 
 __all__ = ["write_tiny_models"]
 

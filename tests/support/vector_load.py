@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shared.filters import Column, Condition
+from shared.specs.filters import Column, Condition
 from tests.support.vectors import row_id, some_rows
-from worker.vectors.cache import Caches
 from worker.vectors.index import VectorTable
-from worker.vectors.lance import LanceDatabase
+from worker.vectors.memory.cache import Caches
+from worker.vectors.stores.lance import LanceDatabase
 
 __all__ = ["TABLE", "Verdict", "put_for_ever", "run_load"]
 

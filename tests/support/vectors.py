@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.filters import AnyFilter, Column, Condition, Not, Or, type_of
+from shared.specs.filters import AnyFilter, Column, Condition, Not, Or, type_of
 from worker.vectors.index import Metadata, Row, Vectors
 
 __all__ = ["COLUMNS", "is_match", "row_id", "some_rows", "unit"]
@@ -40,7 +40,7 @@ def some_rows(count: int, width: int = 8, *, seed: int = 0, metadata: Sequence[M
 
 
 def is_match(filter_: AnyFilter, metadata: Metadata) -> bool:
-    """What shared/filters.py says, in plain Python: the reference for all implementations."""
+    """What shared/specs/filters.py says, in plain Python: the reference for all implementations."""
     if isinstance(filter_, Not):
         return not is_match(filter_.not_, metadata)
     if isinstance(filter_, Or):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.processes import Command, Process, wait_until
-from shared.jobs import JobRecord, NewJob
+from shared.records.job import JobRecord, NewJob
 from shared.settings import ENV_PREFIX, Settings
-from shared.store import JobStore, WorkerInfo
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerInfo
 from tests.support.polling import eventually
 
 __all__ = ["Worker", "submit", "until"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from worker.checkpoints.errors import BadRegistry, KeyMismatch
-from worker.models.dalle_bart import DalleBartConfig
+from worker.models.dalle.dalle_bart import DalleBartConfig
 from worker.models.text import BART_END, BART_START, PAD
 
 __all__ = ["bart_tokenizer"]

@@ -44,7 +44,7 @@ def min_dalle(source: Path, target: Path, size: str) -> None:
     """
     from worker.checkpoints.bart_tokenizer import bart_tokenizer
     from worker.checkpoints.min_dalle import convert
-    from worker.models.dalle_bart import PRESETS
+    from worker.models.dalle.dalle_bart import PRESETS
 
     tokenizer = bart_tokenizer(source / "vocab.json", source / "merges.txt", PRESETS[size])
     count = convert(source, target, PRESETS[size])

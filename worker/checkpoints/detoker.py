@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.checkpoints.min_dalle import Manifest, read_table, write
-from worker.models.vqgan import VQGAN, VQGANConfig
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 
 __all__ = ["F16_16384", "convert_vqgan", "detoker_manifest", "rename"]
 

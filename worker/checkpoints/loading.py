@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from worker.checkpoints.errors import BadRegistry, KeyMismatch
 from worker.checkpoints.registry import ModelEntry
-from worker.models.clip import Clip
-from worker.models.dalle import Dalle, DalleConfig
-from worker.models.dalle_bart import FORM, DalleBart, DalleBartConfig
+from worker.models.clip.clip import Clip
+from worker.models.dalle.dalle import Dalle, DalleConfig
+from worker.models.dalle.dalle_bart import FORM, DalleBart, DalleBartConfig
 from worker.models.text import CaptionTokenizer
-from worker.models.unclip import Unclip, UnclipConfig
-from worker.models.vqgan import VQGAN, VQGANConfig
+from worker.models.unclip.unclip import Unclip, UnclipConfig
+from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 
 Model = VQGAN | Dalle | DalleBart | Unclip | Clip
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worker.checkpoints.errors import BadRegistry, KeyMismatch
-from worker.models.dalle_bart import DalleBartConfig
+from worker.models.dalle.dalle_bart import DalleBartConfig
 
 __all__ = ["Manifest", "convert", "decoder_manifest", "encoder_manifest", "join", "read_table", "write"]
 

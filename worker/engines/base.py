@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL.Image import Image
 
 from shared.errors import Cancelled, DeadlineExceeded, Stopped
-from shared.specs import Spec
+from shared.specs.kinds import Spec
 
 if TYPE_CHECKING:  # numpy, which a worker of probes does without
-    from worker.engines.shelf import Shelf
+    from worker.engines.collection_access import Shelf
 
 __all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task", "keeping"]
 

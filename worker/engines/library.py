@@ -15,15 +15,15 @@ from worker.checkpoints.loading import Model as Loaded
 from worker.checkpoints.loading import load_model, load_tokenizer
 from worker.checkpoints.registry import EMBEDDED, ModelEntry, ModelRegistry
 from worker.engines.base import Model
-from worker.models.clip import Clip
-from worker.models.code_model import CodeModel
-from worker.models.dalle import Dalle
-from worker.models.dalle_bart import DalleBart
+from worker.models.clip.clip import Clip
+from worker.models.dalle.code_model import CodeModel
+from worker.models.dalle.dalle import Dalle
+from worker.models.dalle.dalle_bart import DalleBart
 from worker.models.dense import pack
 from worker.models.errors import ModelError
 from worker.models.text import CaptionTokenizer
-from worker.models.unclip import Unclip
-from worker.models.vqgan import VQGAN
+from worker.models.unclip.unclip import Unclip
+from worker.models.vqgan.vqgan import VQGAN
 
 __all__ = ["ModelLibrary"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from shared.errors import ProbeFailed
-from shared.specs import ProbeSpec
+from shared.specs.kinds import ProbeSpec
 from worker.engines.base import Model, Monitor, Output, Task
 from worker.engines.identity import identity, is_of
 

@@ -107,8 +107,8 @@ def of_ones_own(function: Callable[..., Any]) -> Callable[..., Any]:
 @of_ones_own
 def data(data: Path, share_alike: bool, path: Path | None, **own: Any) -> None:
     """Write train.zip, heldout.zip and tokenizer.json: of the emoji packages, or of a set of your own (--from)."""
-    from worker.training.captions import train_tokenizer
-    from worker.training.data import Pictures, build
+    from worker.training.data.captions import train_tokenizer
+    from worker.training.data.pictures import Pictures, build
 
     if path is not None:
         _import_own(data, path, own)
@@ -121,8 +121,8 @@ def data(data: Path, share_alike: bool, path: Path | None, **own: Any) -> None:
 
 
 def _import_own(data: Path, path: Path, own: dict[str, Any]) -> None:
-    from worker.training.folders import Columns
-    from worker.training.imports import ImportPlan, Origin, import_set
+    from worker.training.data.folders import Columns
+    from worker.training.data.imports import ImportPlan, Origin, import_set
 
     done = import_set(
         ImportPlan(
@@ -149,8 +149,8 @@ def _import_own(data: Path, path: Path, own: dict[str, Any]) -> None:
 def clip(data: Path, out: Path, minutes: float | None, steps: int | None, device: str | None, batch: int | None,
          resume: bool, sets: tuple[str, ...], judge: bool) -> None:  # fmt: skip
     """Train CLIP."""
-    from worker.training.clip import JUDGE, ClipRecipe, train_clip
     from worker.training.loop import Budget
+    from worker.training.recipes.clip import JUDGE, ClipRecipe, train_clip
 
     recipe = changed(JUDGE if judge else ClipRecipe(), batch, sets)
     train_clip(data, out, tokenizer_at(data), recipe, Budget(minutes, steps), pick_device(device), resume)
@@ -164,7 +164,7 @@ def vqgan(data: Path, out: Path, minutes: float | None, steps: int | None, devic
     """Train VQGAN."""
     from worker.checkpoints.loading import open_folder
     from worker.training.loop import Budget
-    from worker.training.vqgan import VQGANRecipe, train_vqgan
+    from worker.training.recipes.vqgan import VQGANRecipe, train_vqgan
 
     features: Any = open_folder("clip", clip_folder, data / "tokenizer.json") if clip_folder else None
     recipe = changed(VQGANRecipe(), batch, sets)
@@ -179,8 +179,8 @@ def dalle(data: Path, out: Path, minutes: float | None, steps: int | None, devic
           resume: bool, sets: tuple[str, ...], vqgan_folder: Path, compiled: bool) -> None:  # fmt: skip
     """Train the DALL-E transformer."""
     from worker.checkpoints.loading import open_folder
-    from worker.training.dalle import DalleRecipe, train_dalle
     from worker.training.loop import Budget
+    from worker.training.recipes.dalle import DalleRecipe, train_dalle
 
     codes: Any = open_folder("vqgan", vqgan_folder)
     recipe = changed(DalleRecipe(), batch, sets)
@@ -197,8 +197,8 @@ def unclip(data: Path, out: Path, minutes: float | None, steps: int | None, devi
     """Train unCLIP's prior and decoder."""
     from worker.checkpoints.loading import open_folder
     from worker.training.loop import Budget
-    from worker.training.unclip import UnclipRecipe, train_unclip
-    from worker.training.vectors import Frozen
+    from worker.training.recipes.unclip import UnclipRecipe, train_unclip
+    from worker.training.recipes.vectors import Frozen
 
     vectors: Any = open_folder("clip", clip_folder, data / "tokenizer.json")
     codes: Any = open_folder("vqgan", vqgan_folder)
@@ -216,7 +216,7 @@ def unclip(data: Path, out: Path, minutes: float | None, steps: int | None, devi
 @click.option("--json", "path", type=click.Path(path_type=Path), help="also write figures, seeds and machine here")
 def eval(data: Path, folder: Path | None, device: str | None, names: int, path: Path | None) -> None:
     """Measure everything: CLIP and VQGAN on the held-out design, generated pictures before the judge."""
-    from worker.training.report import open_models, report, table, write_document
+    from worker.training.evaluation.report import open_models, report, table, write_document
 
     document = report(data, open_models(folder, pick_device(device)), names, lambda text: click.echo(text, err=True))
     for line in table(document):
@@ -239,8 +239,8 @@ def eval(data: Path, folder: Path | None, device: str | None, names: int, path: 
 def card(data: Path, folder: Path | None, device: str | None, runs: tuple[Path, ...], bench: Path, share: float,
          only: tuple[str, ...], out: Path) -> None:  # fmt: skip
     """Draw the model card's pictures and write its table from figures.json (train eval --json)."""
-    from worker.training import card as cards
-    from worker.training.report import open_models, write_document
+    from worker.training.evaluation import card as cards
+    from worker.training.evaluation.report import open_models, write_document
 
     document = cards.read_document(out / "figures.json")
     opened = open_models(folder, pick_device(device))
@@ -273,7 +273,7 @@ def export(folder: Path, data: Path, out: Path) -> None:
               show_default=True)  # fmt: skip
 def openmoji(data: Path, out: Path) -> None:
     """Write the archive of pictures that `dreamqueue index --openmoji` puts into a collection."""
-    from worker.training.openmoji import build_archive
+    from worker.training.data.openmoji import build_archive
 
     click.echo(f"{build_archive(data, out):,} pictures, {out.stat().st_size / 1e6:.2f} MB: {out}")
 
@@ -291,8 +291,8 @@ def calibrate(data: Path, model_id: str, weights: str) -> None:
 
     from worker.checkpoints.loading import load_model
     from worker.checkpoints.registry import EMBEDDED, ModelRegistry
-    from worker.training.calibration import calibrate as fitted
-    from worker.training.data import Pictures
+    from worker.training.data.pictures import Pictures
+    from worker.training.evaluation.calibration import calibrate as fitted
 
     registry = ModelRegistry.load(Path(weights) / "registry.json" if weights else EMBEDDED)
     clip: Any = load_model(registry.get(model_id), torch.device("cpu"), torch.float32)

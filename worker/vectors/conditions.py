@@ -1,7 +1,8 @@
 """A filter, made plain: what it says of a table's columns, with no optional parts left. Then as SQL and as a mask.
 
-Both are two-valued as shared/filters.py says: a row without a value is in no `OneOf` and no `Between`, hence in every
-`Complement` of one. Qdrant's form is in worker/vectors/points.py. A test holds all of them to plain Python.
+Both are two-valued as shared/specs/filters.py says: a row without a value is in no `OneOf` and no `Between`, hence in
+every `Complement` of one. Qdrant's form is in worker/vectors/stores/qdrant_points.py. A test holds all of them to plain
+Python.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.filters import AnyFilter, Column, Condition, Not, Or, type_of
+from shared.specs.filters import AnyFilter, Column, Condition, Not, Or, type_of
 
 __all__ = [
     "Between", "Columns", "Complement", "Every", "Mask", "Node", "Numbers", "OneOf", "Present", "Some", "Texts",

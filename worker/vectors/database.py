@@ -18,7 +18,7 @@ def check_database(settings: Settings) -> None:
     url = settings.vectors_url
     scheme = urlsplit(url).scheme
     if scheme == "s3":
-        from worker.vectors.bucket import check_conditional_puts
+        from worker.vectors.stores.bucket import check_conditional_puts
 
         check_conditional_puts(settings, _prefix(url))
     elif scheme not in {"http", "https"}:
@@ -33,13 +33,13 @@ def open_database(settings: Settings) -> VectorDatabase:
     url = settings.vectors_url
     scheme = urlsplit(url).scheme
     if scheme in {"http", "https"}:
-        from worker.vectors.qdrant import QdrantDatabase  # half a second, which only its users should wait for
+        from worker.vectors.stores.qdrant import QdrantDatabase  # half a second, which only its users should wait for
 
         return QdrantDatabase.at(url, settings.vectors_api_key)
-    from worker.vectors.lance import LanceDatabase  # two seconds, which only its users should wait for
+    from worker.vectors.stores.lance import LanceDatabase  # two seconds, which only its users should wait for
 
     if scheme == "s3":
-        from worker.vectors.bucket import storage_options
+        from worker.vectors.stores.bucket import storage_options
 
         return LanceDatabase(f"s3://{settings.s3_bucket}/{_prefix(url)}", storage_options(settings))
     return LanceDatabase(str(_folder(url)))

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.filters import AnyFilter, Column
+from shared.specs.filters import AnyFilter, Column
 
 __all__ = ["Columns", "Found", "Int64s", "Metadata", "Row", "VectorDatabase", "VectorTable", "Vectors"]
 

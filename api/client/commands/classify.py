@@ -10,8 +10,8 @@ import click
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, json_option
 from api.client.commands.search import condition_of, filter_option, where_option
-from api.client.commands.show import show_json, show_rows, watched
 from api.client.errors import JobFailed
+from api.client.terminal.show import show_json, show_rows, watched
 
 __all__ = ["classify"]
 

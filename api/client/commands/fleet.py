@@ -8,7 +8,7 @@ import click
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, output_option
-from api.client.commands.show import show_json, show_rows
+from api.client.terminal.show import show_json, show_rows
 
 __all__ = ["models", "pools", "upload", "workers"]
 

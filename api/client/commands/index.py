@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, json_option
-from api.client.commands.show import show_json
 from api.client.errors import JobFailed, Missing
+from api.client.files.packing import MAX_PICTURE_BYTES, Tally, packs_of, pictures_in
+from api.client.files.tables import TableError, read_table
 from api.client.job import Event, Job
-from api.client.packing import MAX_PICTURE_BYTES, Tally, packs_of, pictures_in
-from api.client.tables import TableError, read_table
+from api.client.terminal.show import show_json
 
 __all__ = ["index", "valid_name"]
 

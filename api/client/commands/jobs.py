@@ -8,8 +8,8 @@ import click
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, output_option
-from api.client.commands.show import show_job, show_json, show_rows, watched
 from api.client.job import FINAL_STATES, Job
+from api.client.terminal.show import show_job, show_json, show_rows, watched
 
 __all__ = ["cancel", "finish", "get", "list_", "out_option", "pause", "resume", "retry", "watch"]
 

@@ -11,9 +11,9 @@ import click
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, json_option
-from api.client.commands.hits import draw_hits, fetched, found_in, pictures_option, renderable_for, show_hits
-from api.client.commands.show import console_for_lines, show_json
 from api.client.query import Query, QueryError, parse_condition, parse_query
+from api.client.terminal.hits import draw_hits, fetched, found_in, pictures_option, renderable_for, show_hits
+from api.client.terminal.show import console_for_lines, show_json
 
 __all__ = ["condition_of", "filter_option", "search", "where_option", "which_collection"]
 

@@ -12,7 +12,7 @@ import click
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, output_option
 from api.client.commands.jobs import finish, out_option
-from api.client.commands.show import show_job, show_json, watched
+from api.client.terminal.show import show_job, show_json, watched
 
 __all__ = ["submit"]
 

@@ -1,0 +1,1 @@
+"""Operators' commands: they talk to Redis by the server's own settings."""

@@ -1,0 +1,1 @@
+"""Folders and tables of pictures, on their way to a server."""

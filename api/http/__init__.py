@@ -1,0 +1,1 @@
+"""What every route needs: binding, keys, problem documents, the services behind."""

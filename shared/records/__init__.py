@@ -1,0 +1,1 @@
+"""What happened, as the store tells it. Pure: no Redis, no clock."""

@@ -1,0 +1,1 @@
+"""What to compute: frozen, validated values. Pure: no Redis, no clock."""

@@ -1,0 +1,49 @@
+"""The Lua scripts of shared/store/scripts, ready to run on one Redis."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+import redis
+
+from shared.settings import Settings
+from shared.store.doorbell import WIRE
+
+__all__ = ["Scripts"]
+
+
+class Scripts:
+    """Runs a script by its file's name; the library and the constants go in front of each. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._client = client
+        self._constants = json.dumps(
+            {
+                "doorbell": WIRE,
+                "events_max_len": settings.events_max_len,
+                "event_ttl_ms": settings.event_ttl_s * 1000,
+                "result_ttl_ms": settings.result_ttl_s * 1000,
+                "gone_ttl_ms": settings.gone_ttl_s * 1000,
+                "idempotency_ttl_ms": settings.idempotency_ttl_s * 1000,
+                "max_queued": settings.max_queued_per_tenant,
+                "max_losses": settings.max_losses,
+            }
+        )
+        self._registered: dict[str, Any] = {}
+
+    def run(self, name: str, *args: Any) -> Any:
+        """The script's reply. Loaded into Redis when it is not there."""
+        script = self._registered.get(name)
+        if script is None:
+            script = self._registered[name] = self._client.register_script(_source(name))
+        return script(args=[self._constants, *args])
+
+
+@functools.cache
+def _source(name: str) -> str:
+    """A script with the library in front of it."""
+    folder = resources.files("shared.store") / "scripts"
+    return (folder / "lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()

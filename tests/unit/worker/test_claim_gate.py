@@ -1,0 +1,74 @@
+"""When a worker claims nothing, and where its threads wait meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from shared.errors import ObjectStoreUnavailable
+from tests.support.polling import eventually
+from worker.executor.claim_gate import Intake
+
+
+class Surroundings:
+    """A spool, an object store, and a worker that may be told to stop."""
+
+    def __init__(self) -> None:
+        self.is_full = self.is_away = self.is_draining = False
+        self.checks = 0
+        self.answers: list[bool] = []
+        self.intake = Intake(self, self, lambda: self.is_draining)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.is_away:
+            raise ObjectStoreUnavailable("away")
+
+    def waiting(self) -> threading.Thread:
+        """A thread that waits to claim."""
+        thread = threading.Thread(target=lambda: self.answers.append(self.intake.wait()), daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def around() -> Surroundings:
+    return Surroundings()
+
+
+def test_an_open_one_asks_nobody(around: Surroundings) -> None:
+    around.intake.look()
+    assert around.intake.wait()
+    assert around.checks == 0
+
+
+def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) -> None:
+    around.intake.went_away()
+    around.is_away = True
+    around.intake.look()
+    assert not around.intake.is_open
+    thread = around.waiting()
+    around.is_away = False
+    around.intake.look()
+    thread.join(5)
+    assert around.answers == [True]
+    assert around.checks == 2
+
+
+def test_a_full_spool_parks_the_thread_until_there_is_room(around: Surroundings) -> None:
+    around.is_full = True
+    thread = around.waiting()
+    eventually(lambda: around.intake._changed._waiters)  # type: ignore[attr-defined]
+    assert around.answers == []
+    around.is_full = False
+    thread.join(5)
+    assert around.answers == [True]
+
+
+def test_who_drains_waits_for_nothing(around: Surroundings) -> None:
+    around.intake.went_away()
+    thread = around.waiting()
+    around.is_draining = True
+    thread.join(5)
+    assert around.answers == [False]

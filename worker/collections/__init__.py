@@ -1,0 +1,1 @@
+"""Collections and where their pictures come from, for one job of one tenant."""

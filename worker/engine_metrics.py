@@ -1,0 +1,76 @@
+"""What engines tell of their steps and batches, as metrics. Engines themselves know of none."""
+
+from __future__ import annotations
+
+from shared.metrics import (
+    ADMISSION_SECONDS,
+    BATCH_EVICTIONS,
+    BATCH_ROWS,
+    BATCH_SHRUNK,
+    BATCH_SLOTS,
+    BATCH_SLOTS_TAKEN,
+    DEVICE_STEPS,
+    ENGINE_CACHE,
+    ENGINE_MEMORY_BYTES,
+    INDEX_ERRORS,
+    INDEX_ROWS,
+    INDEX_STAGE_SECONDS,
+    SEARCH_STAGE_SECONDS,
+    STEP_SECONDS,
+)
+from worker.engines.scheduling.batch import BatchEvents
+from worker.engines.search.stages import SearchEvents
+
+__all__ = ["batch_events", "count_step", "search_events"]
+
+
+def count_step(kind: str, seconds: float) -> None:
+    """A step on the device."""
+    STEP_SECONDS.labels(kind).observe(seconds)
+    DEVICE_STEPS.labels(kind).inc()
+
+
+def batch_events() -> BatchEvents:
+    """Everything a batch tells, counted."""
+    return BatchEvents(
+        on_rows=_rows,
+        on_admitted=lambda kind, seconds: ADMISSION_SECONDS.labels(kind).observe(seconds),
+        on_evicted=lambda kind: BATCH_EVICTIONS.labels(kind).inc(),
+        on_shrunk=lambda kind: BATCH_SHRUNK.labels(kind).inc(),
+        on_cache=_cache,
+        on_memory=_memory,
+    )
+
+
+def search_events() -> SearchEvents:
+    """Everything that indexing and searching tell, counted."""
+    return SearchEvents(
+        on_stage=_stage,
+        on_rows=_indexed,
+        on_item_error=lambda code: INDEX_ERRORS.labels(code).inc(),
+    )
+
+
+def _stage(what: str, stage: str, seconds: float) -> None:
+    (SEARCH_STAGE_SECONDS if what == "search" else INDEX_STAGE_SECONDS).labels(stage).observe(seconds)
+
+
+def _indexed(added: int, updated: int, unchanged: int) -> None:
+    for outcome, rows in (("added", added), ("updated", updated), ("unchanged", unchanged)):
+        INDEX_ROWS.labels(outcome).inc(rows)
+
+
+def _rows(kind: str, rows: int, slots: int) -> None:
+    BATCH_ROWS.labels(kind).observe(rows)
+    BATCH_SLOTS_TAKEN.labels(kind).set(rows)
+    BATCH_SLOTS.labels(kind).set(slots)
+
+
+def _cache(cache: str, hits: int, misses: int) -> None:
+    ENGINE_CACHE.labels(cache, "found").inc(hits)
+    ENGINE_CACHE.labels(cache, "made").inc(misses)
+
+
+def _memory(kind: str, predicted: int, used: int) -> None:
+    ENGINE_MEMORY_BYTES.labels(kind, "predicted").set(predicted)
+    ENGINE_MEMORY_BYTES.labels(kind, "peak").set(used)

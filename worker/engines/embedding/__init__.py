@@ -1,0 +1,1 @@
+"""Texts and pictures as CLIP vectors, of all jobs in one batch."""

@@ -1,0 +1,1 @@
+"""Who is on the device when: batches of jobs, turns between kinds, memory."""

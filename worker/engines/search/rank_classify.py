@@ -1,0 +1,110 @@
+"""What CLIP sees: `rank` orders pictures by prompts, `classify` gives every picture's likeliest labels."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.specs.clip import ClassifySpec, RankSpec
+from worker.engines.base import Model, Monitor, Output, Task
+from worker.engines.embedding.embedder import Embedder
+from worker.engines.library import ModelLibrary
+from worker.engines.scheduling.device import Device
+from worker.engines.search.rows import check_model, chosen
+from worker.engines.search.zero_shot import TOLD, classes, classified, listed
+
+__all__ = ["ClipEngine"]
+
+
+class ClipEngine:
+    """Serves both kinds with every CLIP of the library."""
+
+    kinds: tuple[str, ...] = ("rank", "classify")
+    resumes = False  # over in seconds
+
+    def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
+        self._library = library
+        self._embedder = embedder
+        self.device_name = device.name
+
+    def load(self) -> list[Model]:
+        """See Engine."""
+        return self._library.describe(*self._library.load_family("clip"))
+
+    def run(self, task: Task, monitor: Monitor) -> Output:
+        """See Engine."""
+        started_at = time.monotonic()
+        spec = task.spec
+        files: dict[str, tuple[bytes, str]] = {}
+        model = getattr(spec, "model", "")
+        if isinstance(spec, RankSpec):
+            data = self._rank(spec, task, monitor)
+        else:
+            assert isinstance(spec, ClassifySpec)
+            if spec.collection is None:
+                data, files = listed(self._classify(spec, task, monitor))
+            else:
+                model, data, files = self._classify_collection(spec, task, monitor)
+        return Output(
+            data=data,
+            files=files,
+            parameters=spec.model_dump(mode="json", exclude={"kind", "images"}),
+            models=self._library.describe(model),
+            timings={"embed_s": time.monotonic() - started_at},
+        )
+
+    def _rank(self, spec: RankSpec, task: Task, monitor: Monitor) -> dict[str, Any]:
+        texts = self._embedder.texts(spec.model, spec.all_prompts, monitor)
+        cosines = self._images(spec.model, task, spec.images, monitor) @ texts.T
+        chances = (self._library.clip(spec.model).logit_scale * cosines).softmax(1)  # of the prompts, by picture
+        rankings = [
+            _ranking(spec.images, prompt, cosines[:, number].tolist(), chances[:, number].tolist())
+            for number, prompt in enumerate(spec.all_prompts)
+        ]
+        if spec.prompt is None:
+            return {"rankings": rankings}
+        scores = [{"image": score["image"], "score": score["score"]} for score in rankings[0]["scores"]]
+        return {"scores": scores, "order": rankings[0]["order"]}
+
+    def _classify(self, spec: ClassifySpec, task: Task, monitor: Monitor) -> list[dict[str, Any]]:
+        among = classes(spec, spec.model, self._embedder, monitor)
+        vectors = self._images(spec.model, task, spec.images, monitor)
+        return classified(spec, spec.images, vectors, among, self._library.clip(spec.model).logit_scale, monitor)
+
+    def _classify_collection(
+        self, spec: ClassifySpec, task: Task, monitor: Monitor
+    ) -> tuple[str, dict[str, Any], dict[str, tuple[bytes, str]]]:
+        """By the collection's own model and the vectors it holds: no picture is looked at again."""
+        assert task.shelf is not None
+        assert spec.collection is not None
+        collection = task.shelf.open(spec.collection)
+        check_model(self._library, collection)
+        model = collection.record.model
+        ids, vectors = chosen(collection, spec.filter)
+        among = classes(spec, model, self._embedder, monitor)
+        scale = self._library.clip(model).logit_scale
+        found = classified(spec, ids, torch.from_numpy(vectors), among, scale, monitor)
+        data, files = listed(found, told=TOLD)
+        return model, {"collection": spec.collection, **data}, files
+
+    def _images(self, model: str, task: Task, refs: list[str], monitor: Monitor) -> Tensor:
+        distinct = list(dict.fromkeys(refs))
+        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], monitor)
+        place = {ref: number for number, ref in enumerate(distinct)}
+        return rows[torch.tensor([place[ref] for ref in refs], device=rows.device)]
+
+
+def _ranking(refs: list[str], prompt: str, scores: list[float], chances: list[float]) -> dict[str, Any]:
+    """One prompt's. `probability`: that of this prompt among all of the job's, for this picture."""
+    order = sorted(range(len(refs)), key=lambda number: -scores[number])
+    return {
+        "prompt": prompt,
+        "scores": [
+            {"image": ref, "score": round(score, 6), "probability": round(chance, 6)}
+            for ref, score, chance in zip(refs, scores, chances, strict=True)
+        ],
+        "order": [refs[number] for number in order],
+    }

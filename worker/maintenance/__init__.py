@@ -1,0 +1,1 @@
+"""What a worker does beside its jobs: beat, listen, watch, sweep, audit, compact."""

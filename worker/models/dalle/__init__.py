@@ -1,0 +1,1 @@
+"""Transformers from text to image codes, and the sampler that draws from them."""

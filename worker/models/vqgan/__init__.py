@@ -1,0 +1,1 @@
+"""A VQGAN: pictures as codes, and back."""

@@ -1,0 +1,1 @@
+"""VQGAN+CLIP: a latent that descends to where CLIP sees the prompt."""

@@ -1,0 +1,1 @@
+"""One job under way: its context, its progress, and what stops or retries it."""

@@ -1,0 +1,54 @@
+"""Trying again when a server is away, without a herd and without outstaying the job's lease."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from shared.errors import Cancelled, Draining, ObjectStoreUnavailable, Stopped
+from worker.run.context import JobMonitor
+
+__all__ = ["jittered", "patiently"]
+
+T = TypeVar("T")
+
+BASE_S = 0.5
+CAP_S = 10.0
+DRAIN_S = 4.0  # for what is made already, when a worker that stops has no grace left
+
+
+def jittered(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
+    """Seconds to wait after so many failures: full jitter under min(cap, base * 2**tries)."""
+    return random.uniform(0, min(cap_s, base_s * 2 ** min(tries, 30)))
+
+
+def patiently(
+    call: Callable[[], T],
+    monitor: JobMonitor,
+    patience_s: float,
+    *,
+    but: tuple[type[Stopped], ...] = (Cancelled,),
+    on_retry: Callable[[], None] | None = None,
+) -> T:
+    """`call` until the object store answers, for `patience_s`; what stops the run, `but` for those, ends it too.
+
+    A cancel does not by default: what the run made is kept. Where draining does not either, it leaves DRAIN_S.
+    """
+    failed = 0
+    give_up_at = time.monotonic() + patience_s
+    while True:
+        monitor.check(but=but)
+        try:
+            return call()
+        except ObjectStoreUnavailable:
+            wait_s = jittered(failed)
+            if monitor.is_stopped_by(Draining):
+                give_up_at = min(give_up_at, monitor.stopped_at + DRAIN_S)
+            if time.monotonic() + wait_s > give_up_at:
+                raise
+            failed += 1
+            if on_retry:
+                on_retry()
+            monitor.wait(wait_s)

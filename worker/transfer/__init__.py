@@ -1,0 +1,1 @@
+"""Between the device and the object store: inputs, outputs, previews, snapshots."""

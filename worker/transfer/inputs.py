@@ -1,0 +1,81 @@
+"""The pictures a spec names: found, fetched, and decoded to RGB within the limits of the settings."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shared.errors import Expired, NotFound, UnreadableImage
+from shared.settings import Settings
+from shared.storage import ObjectStore, image_key
+from shared.store.jobs import JobStore
+from worker.run.context import JobMonitor
+from worker.run.retry import patiently
+
+__all__ = ["Inputs", "decode_picture"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+
+class Inputs:
+    """Reads uploaded pictures and the artifacts of finished jobs, of the job's own tenant only."""
+
+    def __init__(self, store: JobStore, objects: ObjectStore, settings: Settings, threads: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._objects = objects
+        self._max_pixels = settings.image_max_pixels
+        self._patience_s = settings.upload_patience_s
+        self._threads = threads
+
+    def fetch(self, refs: list[str], monitor: JobMonitor) -> Mapping[str, Image.Image]:
+        """Every picture by its reference. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
+
+        def one(ref: str) -> Image.Image:
+            return decode_picture(self.fetch_bytes(ref, monitor), ref, self._max_pixels)
+
+        if len(refs) < 2:
+            return {ref: one(ref) for ref in refs}
+        return dict(zip(refs, self._threads.map(one, refs), strict=True))
+
+    def fetch_bytes(self, ref: str, monitor: JobMonitor) -> bytes:
+        """One picture as it was uploaded or made. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
+        key = self._key(monitor.claim.tenant, ref)
+        try:
+            return patiently(lambda: self._objects.get(key), monitor, self._patience_s, but=())
+        except NotFound:
+            raise UnreadableImage(f"the picture {ref} is gone") from None
+
+    def _key(self, tenant: str, ref: str) -> str:
+        if ref.startswith("img_"):
+            return image_key(tenant, ref.removeprefix("img_"))
+        job_id, _, name = ref.partition("/")
+        try:
+            found = self._store.get(tenant, job_id).picture(name)
+        except (NotFound, Expired) as error:
+            raise UnreadableImage(f"the picture {ref} cannot be read: {error.message}") from None
+        if found is None:
+            raise UnreadableImage(f"the picture {ref} cannot be read: its job made no picture of that name")
+        return str(found["key"])
+
+
+def decode_picture(body: bytes, ref: str, max_pixels: int) -> Image.Image:
+    """RGB, upright, transparency on white. The size is checked before a pixel is read. Raises UnreadableImage."""
+    try:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UnreadableImage(f"the picture {ref} has {width * height} pixels; the limit is {max_pixels}")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+            return upright.convert("RGB")
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"the picture {ref} cannot be decoded: it is no PNG, JPEG, WebP or GIF") from None
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads to: struct.error, IndexError, ...
+        raise UnreadableImage(f"the picture {ref} cannot be decoded: {error}") from None

@@ -1,0 +1,1 @@
+"""Vectors in memory: kept, ranked, grouped, page by page."""

@@ -1,0 +1,1 @@
+"""Where vectors are kept: LanceDB in a folder or a bucket, or a Qdrant server."""
