@@ -219,7 +219,7 @@ class ProbeFailed(EngineError):
 
 
 class Stopped(DreamqueueError):
-    """The run must end at once. Raised inside engines by the monitor, handled by the runner."""
+    """The run must end at once. Raised inside engines by the run's context, handled by the runner."""
 
 
 class Cancelled(Stopped):

@@ -115,7 +115,8 @@ class Settings(BaseModel):
         0, ge=0, description="memory that engines may use of the device; 0: what is free when a batch begins"
     )
     deterministic: bool = Field(
-        False, description="batches of one shape: a picture is equal to the last bit in any company, at some cost"
+        False,
+        description="batches of one shape: a picture is equal to the last bit whatever is co-batched, at some cost",
     )
     weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
     kinds: str = Field(

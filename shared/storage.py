@@ -118,7 +118,7 @@ class ObjectStore:
                 Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, Metadata={"sha256": sha256}
             )
         md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        if reply.get("ETag", "").strip('"') != md5 and not self._holds(key, body):  # not every store's ETag is an MD5
+        if reply.get("ETag", "").strip('"') != md5 and not self._has(key, body):  # not every store's ETag is an MD5
             raise ObjectStoreUnavailable(f"the object store holds something else under {key} than was sent")
         return StoredObject(key, len(body), sha256, content_type)
 
@@ -131,11 +131,11 @@ class ObjectStore:
             self._client.put_object(
                 Bucket=self.bucket, Key=key, Body=file, ContentType=content_type, Metadata={"sha256": sha256}
             )
-        if (held := self.head(key)).bytes != size:
-            raise ObjectStoreUnavailable(f"the object store holds {held.bytes} bytes under {key}, not {size}")
+        if (stored := self.head(key)).bytes != size:
+            raise ObjectStoreUnavailable(f"the object store holds {stored.bytes} bytes under {key}, not {size}")
         return StoredObject(key, size, sha256, content_type)
 
-    def _holds(self, key: str, body: bytes) -> bool:
+    def _has(self, key: str, body: bytes) -> bool:
         try:
             return self.get(key) == body
         except NotFound:

@@ -26,20 +26,20 @@ from worker.engine_metrics import batch_events, count_step, search_events
 from worker.engines.base import Engine, Model
 from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines
-from worker.engines.scheduling.device_lock import Turns
-from worker.executor.claim_gate import Intake
+from worker.engines.scheduling.device_lock import DeviceLock
+from worker.executor.claim_gate import ClaimGate
 from worker.executor.runner import Runner, RunnerParts
 from worker.maintenance.auditor import Auditor
-from worker.maintenance.control import Nudges
+from worker.maintenance.control import ControlListener
 from worker.maintenance.heartbeat import Heartbeat
 from worker.maintenance.reaper import Reaper
-from worker.maintenance.recycler import Recycling
+from worker.maintenance.recycler import Recycler
 from worker.maintenance.watchdog import Watchdog
-from worker.run.active import Runs
+from worker.run.active import ActiveRuns
 from worker.run.failpoints import FailPoints
 from worker.run.hooks import Hooks, RunLog, RunMetrics
-from worker.run.progress import Reports
-from worker.threads import Periodic
+from worker.run.progress import ProgressWriter
+from worker.threads import PeriodicThread
 from worker.transfer.inputs import Inputs
 from worker.transfer.previews import Previews
 from worker.transfer.snapshots import Snapshots
@@ -47,7 +47,7 @@ from worker.transfer.spool import Spool
 from worker.transfer.uploads import Uploads
 
 if TYPE_CHECKING:
-    from worker.collections.access import Shelves
+    from worker.collections.access import CollectionAccess
 
 __all__ = ["WorkerNode"]
 
@@ -64,65 +64,69 @@ class WorkerNode:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.is_draining = False  # a plain flag: set from a signal handler, which must not take a lock
-        turns = Turns()
+        device_lock = DeviceLock()
         self._kinds = [kind.strip() for kind in settings.kinds.split(",") if kind.strip()]
-        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings, turns))
+        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings, device_lock))
         self._models: list[Model] = []
         self._started_at_ms = int(time.time() * 1000)
         self._metrics_port = 0
-        self._runs = Runs()
+        self._runs = ActiveRuns()
         self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self._store = JobStore(connect(settings), settings)
         self._objects = ObjectStore(settings)
-        reports = Reports(self._store)
-        previews = Previews(self._objects, reports)
+        progress = ProgressWriter(self._store)
+        previews = Previews(self._objects, progress)
         failpoints = FailPoints()
         snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
         self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
-        self._intake = Intake(self._spool, self._objects, lambda: self.is_draining)
-        self._watchdog = Watchdog(self._runs, turns, self._store, settings, shut=self._shut, end=self._die)
-        self._recycling = Recycling(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
+        self._claim_gate = ClaimGate(self._spool, self._objects, lambda: self.is_draining)
+        self._watchdog = Watchdog(self._runs, device_lock, self._store, settings, shut=self._shut, end=self._die)
+        self._recycler = Recycler(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
         self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
         self._inputs = Inputs(self._store, self._objects, settings, self._io)
-        self._shelves = self._build_shelves()
-        self._runner = Runner(settings, self._parts(reports, previews, snapshots, failpoints), lambda: self.is_draining)
-        nudges, reaper = Nudges(settings, self._runs), Reaper(self._store, self._objects, settings)
+        self._collections = self._build_collections()
+        self._runner = Runner(
+            settings, self._parts(progress, previews, snapshots, failpoints), lambda: self.is_draining
+        )
+        control, reaper = ControlListener(settings, self._runs), Reaper(self._store, self._objects, settings)
         auditor = Auditor(self._store, settings)
-        self._threads: list[Periodic] = [
-            self._heartbeat.thread, nudges.thread, reports.thread, previews.thread, snapshots.thread, reaper.thread,
+        self._threads: list[PeriodicThread] = [
+            self._heartbeat.thread, control.thread, progress.thread, previews.thread, snapshots.thread, reaper.thread,
             auditor.thread,
-            self._watchdog.thread, self._spool.thread, self._intake.thread, self._recycling.thread,
+            self._watchdog.thread, self._spool.thread, self._claim_gate.thread, self._recycler.thread,
         ]  # fmt: skip
-        if self._shelves and self._shelves.is_open:
-            from worker.maintenance.index_compactor import Upkeep
+        if self._collections and self._collections.is_open:
+            from worker.maintenance.index_compactor import IndexCompactor
 
-            self._threads.append(Upkeep(self._shelves, settings).thread)
+            self._threads.append(IndexCompactor(self._collections, settings).thread)
 
-    def _parts(self, reports: Reports, previews: Previews, snapshots: Snapshots, failpoints: FailPoints) -> RunnerParts:
+    def _parts(
+        self, progress: ProgressWriter, previews: Previews, snapshots: Snapshots, failpoints: FailPoints
+    ) -> RunnerParts:
         return RunnerParts(
             store=self._store,
             engines=self._engines,
             inputs=self._inputs,
             uploads=Uploads(self._objects, self.settings.upload_patience_s, self._io),
-            reports=reports,
+            progress=progress,
             previews=previews,
             snapshots=snapshots,
-            hooks=Hooks([RunMetrics(), RunLog(), self._recycling]),
+            hooks=Hooks([RunMetrics(), RunLog(), self._recycler]),
             runs=self._runs,
-            intake=self._intake,
+            claim_gate=self._claim_gate,
             spool=self._spool,
             failpoints=failpoints,
-            shelves=self._shelves,
+            collections=self._collections,
         )
 
-    def _build_shelves(self) -> Shelves | None:
+    def _build_collections(self) -> CollectionAccess | None:
         """Where no kind needs collections, neither numpy nor an index library is loaded."""
         if not COLLECTION_KINDS & set(self._kinds):
             return None
-        from worker.collections.access import Shelves
+        from worker.collections.access import CollectionAccess
 
-        return Shelves(self._store, self._objects, self._inputs, self.settings)
+        return CollectionAccess(self._store, self._objects, self._inputs, self.settings)
 
     @property
     def pull(self) -> Callable[[], bool]:
@@ -135,8 +139,8 @@ class WorkerNode:
         for engine in dict.fromkeys(self._engines.values()):
             models.update((model.id, model) for model in engine.load())
         self._models = list(models.values())
-        if self._shelves and self._shelves.is_open:
-            self._shelves.prepare(is_searched="search" in self._kinds)
+        if self._collections and self._collections.is_open:
+            self._collections.prepare(is_searched="search" in self._kinds)
 
     def start(self) -> None:
         """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""
@@ -179,10 +183,10 @@ class WorkerNode:
         self._runs.give_up()
         if self._runs.wait_until_empty(UNHEARD_S):
             return
-        for monitor in self._runs.all():
-            log.error("engine hangs; job given back over its head", job_id=monitor.claim.id)
+        for context in self._runs.all():
+            log.error("engine hangs; job given back over its head", job_id=context.claim.id)
             try:
-                self._store.release(monitor.claim)
+                self._store.release(context.claim)
             except Exception:
                 log.exception("job could not be given back; its lease will")
         self._die(0)
@@ -223,18 +227,18 @@ class WorkerNode:
             log.warning("left without saying so", error=error.message)
 
 
-def _options(settings: Settings, turns: Turns) -> EngineOptions:
+def _options(settings: Settings, device_lock: DeviceLock) -> EngineOptions:
     return EngineOptions(
         device=settings.device,
         cpu_threads=settings.cpu_threads,
         weights_dir=settings.weights_dir,
         on_step=count_step,
-        turns=turns,
+        device_lock=device_lock,
         on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
         events=batch_events(),
         search_events=search_events(),
         memory_bytes=settings.device_memory_bytes,
-        is_pinned=settings.deterministic,
+        is_deterministic=settings.deterministic,
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from shared.errors import Unavailable
 from shared.logs import get_logger
 
-__all__ = ["Periodic"]
+__all__ = ["PeriodicThread"]
 
 log = get_logger(__name__)
 
 
-class Periodic:
+class PeriodicThread:
     """Calls `action` every `period_s` until stopped. An outage is logged once when it begins and once when it ends."""
 
     def __init__(self, name: str, period_s: float, action: Callable[[], None]) -> None:

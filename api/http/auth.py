@@ -150,9 +150,9 @@ class Authenticator:
 
     def _key(self, kid: str) -> ApiKey | None:
         now = self._clock()
-        held = self._known.get(kid)
-        if held and held[0] > now:
-            return held[1]
+        cached = self._known.get(kid)
+        if cached and cached[0] > now:
+            return cached[1]
         key = self._store.find(kid)
         if key is None:
             self._known.pop(kid, None)

@@ -15,7 +15,7 @@ from api.http.requests import idempotency_key, json_body
 from api.http.routing import Call, Routes, problems
 from api.routes.collections import job_of_collection, known_collection, part_body
 from api.schemas.jobs import Job
-from api.submission.admission import Ask, job_from_input
+from api.submission.admission import SubmitOptions, job_from_input
 from api.submission.responses import KEY_HEADER, PREFER_HEADER, submitted_response
 from api.uploads.archives import Archive
 from api.uploads.forms import ARCHIVE_TYPES, SentPicture, sent_archive, sent_form
@@ -100,7 +100,9 @@ def remove_images(call: Call, name: str) -> Response:
 def _add_pictures(call: Call, name: str, pictures: list[SentPicture]) -> Response:
     """All of them are good, and so is the job; now they are stored, as uploads are."""
     input_ = {"collection": name, "images": [picture.item for picture in pictures]}
-    job = job_from_input(call.services, call.principal, "index", input_, Ask(str(uuid.uuid4()), idempotency_key()))
+    job = job_from_input(
+        call.services, call.principal, "index", input_, SubmitOptions(str(uuid.uuid4()), idempotency_key())
+    )
     for picture in pictures:
         picture.store(call.services.objects, call.tenant)
     return submitted_response(call, job)
@@ -112,8 +114,10 @@ def _add_archive(call: Call, name: str, archive: Archive) -> Response:
     sha256 = offloaded(_sha256, archive)
     job_id = str(uuid.uuid4())
     ref = f"{job_id}/{archive.name}"
-    ask = Ask(job_id, idempotency_key(), says={"collection": name, "archive": sha256}, brought=ref)
-    job = job_from_input(call.services, call.principal, "index", {"collection": name, "archive": ref}, ask)
+    options = SubmitOptions(
+        job_id, idempotency_key(), fingerprint_of={"collection": name, "archive": sha256}, archive_ref=ref
+    )
+    job = job_from_input(call.services, call.principal, "index", {"collection": name, "archive": ref}, options)
     key = input_key(call.tenant, ref)
 
     def undo() -> None:

@@ -16,7 +16,7 @@ from api.schemas.documents import rfc3339
 from api.schemas.jobs import Job
 from api.schemas.search import Collection as CollectionView
 from api.schemas.search import CollectionInput, CollectionList
-from api.submission.admission import Ask, job_from_input
+from api.submission.admission import SubmitOptions, job_from_input
 from api.submission.responses import KEY_HEADER, PREFER_HEADER, json_response, submitted_response
 from shared.errors import InvalidInput, NotFound
 from shared.records.collection import Collection
@@ -51,8 +51,8 @@ def job_of_collection(call: Call, name: str, kind: str, input_: Any) -> Response
         raise InvalidInput("should be a JSON object")
     if "collection" in input_:
         raise InvalidInput("the path names the collection", field="collection")
-    ask = Ask(str(uuid.uuid4()), idempotency_key())
-    job = job_from_input(call.services, call.principal, kind, {**input_, "collection": name}, ask)
+    options = SubmitOptions(str(uuid.uuid4()), idempotency_key())
+    job = job_from_input(call.services, call.principal, kind, {**input_, "collection": name}, options)
     return submitted_response(call, job)
 
 
@@ -149,8 +149,8 @@ def _clips(call: Call) -> dict[str, str] | None:
     workers = call.services.fleet.pool(call.services.settings.pool).workers
     if not workers:
         return None
-    held = [model for worker in workers for model in worker.models]
-    return {model["id"]: str(model.get("sha256") or "") for model in held if model.get("family") == "clip"}
+    served = [model for worker in workers for model in worker.models]
+    return {model["id"]: str(model.get("sha256") or "") for model in served if model.get("family") == "clip"}
 
 
 def _document(found: Collection, clips: dict[str, str] | None) -> dict[str, Any]:

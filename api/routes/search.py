@@ -10,7 +10,7 @@ from api.http.requests import idempotency_key, json_body
 from api.http.routing import Call, Responses, Routes, problems
 from api.schemas.jobs import Job
 from api.schemas.search import ClassifyAnswer, RankAnswer, SearchAnswer
-from api.submission.admission import Ask, job_from_input
+from api.submission.admission import SubmitOptions, job_from_input
 from api.submission.responses import KEY_HEADER, PREFER_HEADER, result_response
 
 __all__ = ["routes"]
@@ -67,5 +67,5 @@ def rank(call: Call) -> Response:
 
 
 def _answered(call: Call, kind: str) -> Response:
-    ask = Ask(str(uuid.uuid4()), idempotency_key())
-    return result_response(call, job_from_input(call.services, call.principal, kind, json_body(), ask))
+    options = SubmitOptions(str(uuid.uuid4()), idempotency_key())
+    return result_response(call, job_from_input(call.services, call.principal, kind, json_body(), options))

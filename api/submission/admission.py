@@ -14,25 +14,25 @@ from api.http.auth import Principal
 from api.http.problems import Rejected, rejected_by_schema
 from api.http.services import Services
 from api.schemas.jobs import JobEnvelope
-from api.submission.checks import Door
+from api.submission.checks import SpecChecker
 from shared.errors import InvalidInput
 from shared.records.job import PRIORITIES, JobRecord, NewJob
 from shared.settings import Settings
 from shared.specs.kinds import GENERATORS, Spec, parse_spec, read_spec
 
-__all__ = ["Ask", "fingerprint", "job_again", "job_from_input", "job_from_request"]
+__all__ = ["SubmitOptions", "fingerprint", "job_again", "job_from_input", "job_from_request"]
 
 DRAWN_SEEDS = 2**53  # callers may send larger ones; ours survive a JSON reader that has only doubles
 
 
 @dataclass(frozen=True)
-class Ask:
+class SubmitOptions:
     """How a job is asked for."""
 
     job_id: str
     idempotency_key: str | None = None
-    says: Any = None  # what a repeat must say again; the body itself unless the job's id is part of it
-    brought: str = ""  # an archive that comes along, as the spec names it
+    fingerprint_of: Any = None  # what a repeat must say again; the body itself unless the job's id is part of it
+    archive_ref: str = ""  # an archive that comes along, as the spec names it
 
 
 def job_from_request(
@@ -47,7 +47,7 @@ def job_from_request(
     if "kind" in envelope.input:
         raise InvalidInput("kind stands beside input, not in it", field="input.kind")
     spec = _spec(envelope.kind, envelope.input, "input")
-    pool = Door(services, principal).checked(spec)
+    pool = SpecChecker(services, principal).checked(spec)
     return NewJob(
         id=job_id,
         tenant=principal.tenant,
@@ -63,22 +63,24 @@ def job_from_request(
     )
 
 
-def job_from_input(services: Services, principal: Principal, kind: str, input_: Any, ask: Ask) -> NewJob:
+def job_from_input(services: Services, principal: Principal, kind: str, input_: Any, options: SubmitOptions) -> NewJob:
     """A job of a known kind from the fields of its spec alone. Raises as job_from_request."""
     if not isinstance(input_, dict):
         raise InvalidInput("should be a JSON object")
     if "kind" in input_:
         raise Rejected([{"field": "kind", "message": "unknown field", "limit": ""}])
     spec = _spec(kind, input_, "")
-    pool = Door(services, principal, at="", brought=ask.brought).checked(spec)
+    pool = SpecChecker(services, principal, at="", archive_ref=options.archive_ref).checked(spec)
     return NewJob(
-        id=ask.job_id,
+        id=options.job_id,
         tenant=principal.tenant,
         kind=kind,
         pool=pool,
         spec=_resolved(spec, services.settings).model_dump(mode="json"),
-        idempotency_key=ask.idempotency_key,
-        fingerprint=fingerprint({"kind": kind, "input": input_ if ask.says is None else ask.says}),
+        idempotency_key=options.idempotency_key,
+        fingerprint=fingerprint(
+            {"kind": kind, "input": input_ if options.fingerprint_of is None else options.fingerprint_of}
+        ),
         result_ttl_s=_result_ttl_s(spec, services.settings),
     )
 
@@ -91,7 +93,7 @@ def job_again(
         spec = read_spec(ended.kind, ended.spec)
     except ValidationError as error:
         raise rejected_by_schema(error, prefix="input", skip=1) from None
-    pool = Door(services, principal).checked(spec)
+    pool = SpecChecker(services, principal).checked(spec)
     return NewJob(
         id=job_id,
         tenant=principal.tenant,

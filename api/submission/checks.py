@@ -18,20 +18,20 @@ from shared.specs.filters import check_filter
 from shared.specs.kinds import ProbeSpec, Spec, VqganClipSpec, pictures_named
 from shared.storage import image_key, input_key
 
-__all__ = ["Door"]
+__all__ = ["SpecChecker"]
 
 HEADS_AT_ONCE = 8  # object store look-ups in flight for one request
 MAX_LISTED = 20  # field errors of one kind in a problem
 
 
 @dataclass(frozen=True)
-class Door:
+class SpecChecker:
     """One caller's. `at` goes in front of every field named: `input.` where the spec is the envelope's input."""
 
     services: Services
     principal: Principal
     at: str = "input."
-    brought: str = ""  # an archive that comes with the request, and is not in the object store yet
+    archive_ref: str = ""  # an archive that comes with the request, and is not in the object store yet
 
     def checked(self, spec: Spec) -> str:
         """The pool that the job goes to. Raises InvalidInput (also Rejected), Forbidden, NotFound, Conflict,
@@ -79,9 +79,9 @@ class Door:
         workers = self.services.fleet.pool(pool).workers
         if not workers:
             return
-        held = [model for worker in workers for model in worker.models]
+        served = [model for worker in workers for model in worker.models]
         is_clip = isinstance(spec, ReembedSpec)
-        known = sorted({model["id"] for model in held if not is_clip or model.get("family") == "clip"})
+        known = sorted({model["id"] for model in served if not is_clip or model.get("family") == "clip"})
         for field, wanted in _models_named(spec, collection):
             if wanted not in known:
                 raise InvalidInput(
@@ -96,15 +96,15 @@ class Door:
         fields = {f"{self.at}{field}": ref for field, ref in pictures_named(spec).items()}
         refs = list(dict.fromkeys(fields.values()))
         if len(refs) <= 2:
-            held = {ref: self._is_held(ref) for ref in refs}
+            exists = {ref: self._exists(ref) for ref in refs}
         else:
             with ThreadPoolExecutor(HEADS_AT_ONCE) as heads:
-                held = dict(zip(refs, heads.map(self._is_held, refs), strict=True))
-        missing = [field for field, ref in fields.items() if not held[ref]]
+                exists = dict(zip(refs, heads.map(self._exists, refs), strict=True))
+        missing = [field for field, ref in fields.items() if not exists[ref]]
         if missing:
             _refuse_pictures(missing, fields)
 
-    def _is_held(self, ref: str) -> bool:
+    def _exists(self, ref: str) -> bool:
         try:
             if ref.startswith("img_"):
                 self.services.objects.head(image_key(self.principal.tenant, ref.removeprefix("img_")))
@@ -127,7 +127,7 @@ class Door:
             )  # fmt: skip
         if spec.job is not None:
             self._check_job(spec.job)
-        if spec.archive is not None and spec.archive != self.brought:
+        if spec.archive is not None and spec.archive != self.archive_ref:
             self._check_archive(spec.archive)
 
     def _check_job(self, job_id: str) -> None:

@@ -78,9 +78,9 @@ class Members:
         if self.count > MAX_MEMBERS:
             raise refused("the archive has too many members", f"{MAX_MEMBERS} pictures")
 
-    def _check_size(self, name: str, size: int, most: int) -> None:
-        if not 0 <= size <= most:
-            raise refused(f"{name[:100]} has {size} bytes", f"{most} bytes")
+    def _check_size(self, name: str, size: int, max_bytes: int) -> None:
+        if not 0 <= size <= max_bytes:
+            raise refused(f"{name[:100]} has {size} bytes", f"{max_bytes} bytes")
         self._bytes += size
         if self._bytes > self._limits.unpacked:
             raise refused("the archive unpacks to too much", f"{self._limits.unpacked} bytes")

@@ -76,10 +76,10 @@ class Audit:
     def sweep(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
         """What each batch found. `in_hand`: pool -> doorbells that may be on their way, one per slot of a live worker.
         The caller sets the pace: nothing is asked of Redis between two batches."""
-        told: set[Violation] = set()
+        reported: set[Violation] = set()
         for found in self._batches(in_hand):
-            yield [violation for violation in found if violation not in told]
-            told.update(found)
+            yield [violation for violation in found if violation not in reported]
+            reported.update(found)
 
     def _batches(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
         tenants: set[str] = set()

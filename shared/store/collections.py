@@ -105,22 +105,22 @@ class CollectionStore:
     def note(self, collection: Collection, *, version: int, rows: int, bytes_: int) -> None:
         """Its table was written. Raises NotFound where it was deleted meanwhile, Conflict where it has another table
         now: what was written must be written again, there."""
-        said = self._scripts.run(
+        reply = self._scripts.run(
             "collection_note", collection.tenant, collection.name, collection.table, version, rows, bytes_
         )
-        if said == "gone":
+        if reply == "gone":
             raise NotFound(f"the collection {collection.name} was deleted")
-        if said == "moved":
+        if reply == "moved":
             raise Conflict(f"the collection {collection.name} was re-embedded meanwhile")
 
     @guarded
     def prepare(self, collection: Collection, table: str) -> None:
         """Name the table of a re-embedding, which then belongs to the collection. Raises NotFound, and Conflict where
         another re-embedding took over."""
-        said = self._scripts.run("collection_prepare", collection.tenant, collection.name, collection.id, table)
-        if said == "gone":
+        reply = self._scripts.run("collection_prepare", collection.tenant, collection.name, collection.id, table)
+        if reply == "gone":
             raise NotFound(f"the collection {collection.name} was deleted")
-        if said == "dropped":
+        if reply == "dropped":
             raise Conflict(f"another re-embedding of {collection.name} took over")
 
     @guarded
@@ -135,13 +135,13 @@ class CollectionStore:
     ) -> bool:  # fmt: skip
         """Make `table` the collection's; False where it has changed since it was `seen`. Raises NotFound where it was
         deleted, or another re-embedding took over."""
-        said = self._scripts.run(
+        reply = self._scripts.run(
             "collection_switch", seen.tenant, seen.name, seen.id, table, seen.changes, model, fingerprint, width,
             version, rows, bytes_,
         )  # fmt: skip
-        if said == "gone":
+        if reply == "gone":
             raise NotFound(f"the collection {seen.name} was deleted, or is re-embedded by another job")
-        return bool(said == "ok")
+        return bool(reply == "ok")
 
     @guarded
     def delete(self, tenant: str, name: str) -> None:
@@ -157,10 +157,10 @@ class CollectionStore:
         return cast("list[str]", self._redis.zrange(DROPPED, "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
 
     @guarded
-    def take_untidy(self, rest_s: float, within_s: float = 600.0) -> Collection | None:
+    def take_due(self, rest_s: float, within_s: float = 600.0) -> Collection | None:
         """A collection whose table many small writes may have left in pieces, first written to `rest_s` ago. Nobody
-        else gets it for `within_s`, unless tidied() says that it is done."""
-        while found := self._scripts.run("collection_tidy", int(rest_s * 1000), int(within_s * 1000)):
+        else gets it for `within_s`, unless compacted() says that it is done."""
+        while found := self._scripts.run("collection_due", int(rest_s * 1000), int(within_s * 1000)):
             tenant, name = split_ref(found[0])
             try:
                 return self.get(tenant, name)
@@ -169,10 +169,10 @@ class CollectionStore:
         return None
 
     @guarded
-    def tidied(self, collection: Collection, versions_kept_s: float) -> None:
+    def compacted(self, collection: Collection, versions_kept_s: float) -> None:
         """It is; once more when the versions of its last writes may be forgotten."""
         self._scripts.run(
-            "collection_tidied", collection.tenant, collection.name, collection.changes, int(versions_kept_s * 1000)
+            "collection_compacted", collection.tenant, collection.name, collection.changes, int(versions_kept_s * 1000)
         )
 
     @guarded

@@ -199,8 +199,8 @@ class JobStore(FleetStore):
         tenant, job_id, _, attempt, *_ = reply
         log.error("job ended: its record cannot be read", tenant=tenant, job_id=job_id, error=error.message)
         self.redis.hincrby("dq:counts", "all:unreadable", 1)
-        told = json.dumps(error.to_json())
-        self._run("fail", keys.ref(tenant, job_id), attempt, told, "0", 0, self._settings.max_failures, "", "{}")
+        reason = json.dumps(error.to_json())
+        self._run("fail", keys.ref(tenant, job_id), attempt, reason, "0", 0, self._settings.max_failures, "", "{}")
 
     @guarded
     def beat(
@@ -289,8 +289,8 @@ class JobStore(FleetStore):
     def release(self, claim: Claim, *, delay_s: float = 0.0, error: dict[str, Any] | None = None) -> JobState:
         """Give the job back without a penalty, to run again after `delay_s`; `error` is why, for the list of attempts.
         Raises LeaseLost."""
-        told = "" if error is None else json.dumps(error)
-        reply = self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt, int(delay_s * 1000), told)
+        reason = "" if error is None else json.dumps(error)
+        reply = self._run("release", keys.ref(claim.tenant, claim.id), claim.attempt, int(delay_s * 1000), reason)
         return self._settled(reply)
 
     @guarded

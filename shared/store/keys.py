@@ -1,5 +1,10 @@
 """Every Redis key, in one table. All live under `dq:`; times are milliseconds by Redis' own clock.
 
+What is on the wire keeps its name, since workers of an earlier version share it during an upgrade. In the code the
+words are those of start-time fair queueing: `dq:turn` holds a tenant's virtual time (vtime), `dq:clock` the pool's
+(vclock), `dq:tags` the times still owed (vtags); `dq:emptying` names the worker that drains for a suspect, `dq:held`
+the paused jobs, `dq:nudge` is the control channel.
+
 | key                      | type    | holds | ends |
 | ---                      | ---     | --- | --- |
 | dq:job:{tenant}:{id}     | hash    | one JobRecord (shared/records/job.py) | expire script, at expires_at |
@@ -33,14 +38,14 @@
 | dq:key:{kid}             | hash    | API key: secret's sha256, tenant, scopes, expires_at | revoked |
 | dq:collection:{tenant}:{name} | hash | one Collection (shared/store/collections.py) | deleted |
 | dq:collections:{tenant}  | zset    | names of collections; score = created_at | empty |
-| dq:uncompacted           | zset    | {tenant}:{name} of collections to tidy; score = since when | a worker |
+| dq:uncompacted           | zset    | {tenant}:{name} of collections to compact; score = since when | a worker |
 | dq:dropped               | zset    | tables of deleted or re-embedded collections; score = since when | a worker |
 | dq:bell:{pool}           | list    | doorbells, in Celery's wire form; kombu pops them | empty |
 """
 
 from __future__ import annotations
 
-__all__ = ["PREFIX", "bell", "events", "job", "key", "nudge", "queue_name", "ref", "split_ref", "worker"]
+__all__ = ["PREFIX", "bell", "control", "events", "job", "key", "queue_name", "ref", "split_ref", "worker"]
 
 PREFIX = "dq:"
 
@@ -71,7 +76,7 @@ def worker(name: str) -> str:
     return f"{PREFIX}worker:{name}"
 
 
-def nudge(worker_name: str) -> str:
+def control(worker_name: str) -> str:
     """The channel that tells a worker of a cancel at once."""
     return f"{PREFIX}nudge:{worker_name}"
 

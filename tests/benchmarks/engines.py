@@ -27,7 +27,7 @@ PROMPTS = ("a red apple", "a cat", "a rocket", "a slice of pizza", "a tree", "a 
 
 
 class Silent:
-    """A monitor of a job that nobody watches."""
+    """A context of a job that nobody watches."""
 
     def check(self) -> None:
         """Nothing stops it."""
@@ -73,7 +73,7 @@ def _sharing(report: Report, engine: Engine) -> None:
     print(f"   {count / min(serial_s):.1f} pictures/s one after the other, {count / min(together_s):.1f} together")
     report.add("dalle_batched_vs_serial", min(serial_s) / min(together_s), "x", at_least=3.0)
     equal = sum(_pixels(one) == _pixels(other) for one, other in zip(alone, shared, strict=True))
-    report.add("dalle_jobs_equal_in_company", equal / JOBS, "share", at_least=1.0)
+    report.add("dalle_jobs_equal_co_batched", equal / JOBS, "share", at_least=1.0)
 
 
 def _joining(report: Report, engine: Engine, steps: list[tuple[str, int]]) -> None:

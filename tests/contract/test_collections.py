@@ -124,15 +124,15 @@ def test_a_collection_to_compact_is_given_to_one(collections: CollectionStore, t
     for written in (made, gone):
         collections.note(written, version=1, rows=1, bytes_=1)
     collections.delete(tenant, "gone")
-    taken = list(iter(lambda: collections.take_untidy(-1), None))
+    taken = list(iter(lambda: collections.take_due(-1), None))
     assert [found.name for found in taken if found.tenant == tenant] == ["c"]
     (record,) = [found for found in taken if found.tenant == tenant]
-    assert collections.take_untidy(-1) is None  # it is in that one's hands
-    assert collections.take_untidy(-601) is not None  # which took too long
+    assert collections.take_due(-1) is None  # it is in that one's hands
+    assert collections.take_due(-601) is not None  # which took too long
     collections.note(record, version=2, rows=2, bytes_=2)
-    collections.tidied(record, 3_600)
-    assert collections.take_untidy(-1) is not None  # it was written to meanwhile
-    collections.tidied(collections.get(tenant, "c"), 3_600)
-    assert collections.take_untidy(-1) is None
-    collections.tidied(collections.get(tenant, "c"), -1)
-    assert not [found for found in iter(lambda: collections.take_untidy(-7_300), None) if found.tenant == tenant]
+    collections.compacted(record, 3_600)
+    assert collections.take_due(-1) is not None  # it was written to meanwhile
+    collections.compacted(collections.get(tenant, "c"), 3_600)
+    assert collections.take_due(-1) is None
+    collections.compacted(collections.get(tenant, "c"), -1)
+    assert not [found for found in iter(lambda: collections.take_due(-7_300), None) if found.tenant == tenant]

@@ -315,7 +315,7 @@ def test_it_can_be_read_whole_for_once(table: VectorTable) -> None:
     at = whole.position(rows[7].id)
     assert at is not None
     assert whole.vectors[at] == pytest.approx(rows[7].vector, abs=1e-6)
-    assert not caches.held()
+    assert not caches.cached()
     assert Caches(10**9, 49).copy(table, COLUMNS) is None
 
 

@@ -156,7 +156,7 @@ def test_tidying_gives_way_to_writers(tmp_path: Path, monkeypatch: pytest.Monkey
     """A conflict that does not end is no error: the next pass joins what this one could not."""
     table = LanceDatabase(str(tmp_path)).open("busy", 8)
     table.put(some_rows(5), COLUMNS)
-    held = table._held
+    handle = table._handle
     asked: list[str] = []
 
     class Busy:
@@ -166,16 +166,16 @@ def test_tidying_gives_way_to_writers(tmp_path: Path, monkeypatch: pytest.Monkey
             self._text = text
 
         def __getattr__(self, name: str) -> object:
-            return getattr(held, name)
+            return getattr(handle, name)
 
         def optimize(self, **_: object) -> None:
             asked.append(self._text)
             raise RuntimeError(self._text)
 
     monkeypatch.setattr(lance, "TIDY_PATIENCE_S", 0.1)
-    table._held = Busy("This Rewrite transaction was preempted by concurrent transaction Delete")
+    table._handle = Busy("This Rewrite transaction was preempted by concurrent transaction Delete")
     table.optimize(is_large=False)
     assert len(asked) > 1
-    table._held = Busy("disk on fire")
+    table._handle = Busy("disk on fire")
     with pytest.raises(VectorsUnavailable, match="on fire"):
         table.optimize(is_large=False)

@@ -49,12 +49,12 @@ def _witnessed_engines(build: Callable[..., Any], ledger: Ledger) -> Callable[..
 
 
 def _witnessed(run: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
-    def run_witnessed(task: Any, monitor: Any) -> Any:
-        claim = monitor.claim
+    def run_witnessed(task: Any, context: Any) -> Any:
+        claim = context.claim
         started_at = ledger.note("run", id=claim.id, attempt=claim.attempt)
         if claim.spec.get("write_bytes") == SEGFAULTS:
             ctypes.string_at(0)
-        output = run(task, monitor)
+        output = run(task, context)
         took_s = time.clock_gettime(time.CLOCK_REALTIME) - started_at
         ledger.note("ran", id=claim.id, attempt=claim.attempt, took_s=round(took_s, 4))
         return output

@@ -30,9 +30,9 @@ from tests.support.polling import eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
 from worker.checkpoints.registry import EMBEDDED
-from worker.collections.access import Shelves
+from worker.collections.access import CollectionAccess
 from worker.executor.runner import _collecting
-from worker.maintenance.index_compactor import Upkeep
+from worker.maintenance.index_compactor import IndexCompactor
 from worker.transfer.inputs import Inputs
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -397,7 +397,7 @@ def test_vectors_of_other_weights_are_never_met(
         assert "re-embed it" in str(record.error)
 
 
-def test_upkeep_compacts_and_drops(
+def test_the_index_is_compacted_and_dropped_from(
     store: JobStore, own: Settings, objects: ObjectStore, collections: CollectionStore, tenant: str,
     filled: list[dict[str, Any]], emoji: dict[str, Image.Image],
 ) -> None:  # fmt: skip
@@ -408,22 +408,22 @@ def test_upkeep_compacts_and_drops(
     folder = Path(own.vectors_url) / f"{record.table}.lance" / "data"
     scattered = len(list(folder.iterdir()))
     with ThreadPoolExecutor(2) as threads:
-        shelves = Shelves(store, objects, Inputs(store, objects, own, threads), own)
-        upkeep = Upkeep(shelves, own)
-        assert upkeep.compact(-1) >= 1
-        assert shelves.table(record).count() == record.rows
-        held = shelves.caches.of(record.table, shelves.table(record), record.columns, record.changes)
+        access = CollectionAccess(store, objects, Inputs(store, objects, own, threads), own)
+        compactor = IndexCompactor(access, own)
+        assert compactor.compact(-1) >= 1
+        assert access.table(record).count() == record.rows
+        held = access.caches.of(record.table, access.table(record), record.columns, record.changes)
         assert held is not None
         assert held.rows == record.rows
-        assert shelves.staleness_s() == 0
+        assert access.staleness_s() == 0
         collections.note(record, version=record.version, rows=record.rows, bytes_=record.bytes)
-        eventually(lambda: shelves.staleness_s() > 0, within_s=5, what="a change that is not taken in")
+        eventually(lambda: access.staleness_s() > 0, within_s=5, what="a change that is not taken in")
         assert len(list(folder.iterdir())) != scattered  # one file was made of them; the old ones go after an hour
         collections.delete(tenant, "c")
-        assert record.table in shelves.database.tables()
-        assert upkeep.drop(3_600) == 0
-        assert upkeep.drop(-1) >= 1
-        assert record.table not in shelves.database.tables()
+        assert record.table in access.database.tables()
+        assert compactor.drop(3_600) == 0
+        assert compactor.drop(-1) >= 1
+        assert record.table not in access.database.tables()
         assert record.table not in collections.dropped(-1)
 
 

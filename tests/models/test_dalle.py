@@ -116,7 +116,7 @@ def test_a_prefix_is_kept_and_continued(dalle: Dalle) -> None:
         DalleRow(rows(1)[0], captions(1)[0], 16, whole[0])
 
 
-class Company:
+class CoBatched:
     """Pictures in every company: alone, with others, coming late, leaving and coming back, resumed."""
 
     OTHERS = (
@@ -125,9 +125,9 @@ class Company:
         RowSettings(seed=7, image=1, top_p=0.7, guidance=7.0),
     )
 
-    def __init__(self, dalle: Dalle, *, is_pinned: bool) -> None:
+    def __init__(self, dalle: Dalle, *, is_deterministic: bool) -> None:
         self.dalle = dalle
-        self.sampler = DalleSampler(dalle, 34, is_pinned=is_pinned)
+        self.sampler = DalleSampler(dalle, 34, is_deterministic=is_deterministic)
 
     def row(self, known: torch.Tensor | None = None) -> DalleRow:
         """The one that is looked at."""
@@ -146,77 +146,77 @@ class Company:
         return finish(self.sampler, [row])[0]
 
 
-@pytest.mark.parametrize("is_pinned", [False, True])
+@pytest.mark.parametrize("is_deterministic", [False, True])
 class TestCompany:
     @pytest.fixture
-    def company(self, dalle: Dalle, is_pinned: bool) -> Company:
-        return Company(dalle, is_pinned=is_pinned)
+    def co_batched(self, dalle: Dalle, is_deterministic: bool) -> CoBatched:
+        return CoBatched(dalle, is_deterministic=is_deterministic)
 
     @pytest.fixture
-    def alone(self, dalle: Dalle, is_pinned: bool) -> torch.Tensor:
-        company = Company(dalle, is_pinned=is_pinned)
-        row = company.row()
-        company.sampler.admit([row])
-        return company.codes(row)
+    def alone(self, dalle: Dalle, is_deterministic: bool) -> torch.Tensor:
+        co_batched = CoBatched(dalle, is_deterministic=is_deterministic)
+        row = co_batched.row()
+        co_batched.sampler.admit([row])
+        return co_batched.codes(row)
 
     @pytest.mark.parametrize("size", [2, 7, 16])
-    def test_a_batch_changes_nothing(self, company: Company, alone: torch.Tensor, size: int) -> None:
-        others, row = company.others(size - 1), company.row()
-        company.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
-        assert torch.equal(company.codes(row), alone)
+    def test_a_batch_changes_nothing(self, co_batched: CoBatched, alone: torch.Tensor, size: int) -> None:
+        others, row = co_batched.others(size - 1), co_batched.row()
+        co_batched.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
+        assert torch.equal(co_batched.codes(row), alone)
 
-    def test_coming_late_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
-        company.sampler.admit(company.others(5))
+    def test_coming_late_changes_nothing(self, co_batched: CoBatched, alone: torch.Tensor) -> None:
+        co_batched.sampler.admit(co_batched.others(5))
         for _ in range(4):
-            company.sampler.step()
-        row = company.row()
-        company.sampler.admit([row])
-        assert torch.equal(company.codes(row), alone)
+            co_batched.sampler.step()
+        row = co_batched.row()
+        co_batched.sampler.admit([row])
+        assert torch.equal(co_batched.codes(row), alone)
 
-    def test_leaving_and_coming_back_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
-        others, row = company.others(4), company.row()
-        company.sampler.admit([others[0], row, *others[1:]])
+    def test_leaving_and_coming_back_changes_nothing(self, co_batched: CoBatched, alone: torch.Tensor) -> None:
+        others, row = co_batched.others(4), co_batched.row()
+        co_batched.sampler.admit([others[0], row, *others[1:]])
         for _ in range(6):
-            company.sampler.step()
-        company.sampler.leave([others[0], row])
+            co_batched.sampler.step()
+        co_batched.sampler.leave([others[0], row])
         assert torch.equal(row.tokens[:6], alone[:6])
-        company.sampler.step()
-        company.sampler.admit([row])
-        assert torch.equal(company.codes(row), alone)
+        co_batched.sampler.step()
+        co_batched.sampler.admit([row])
+        assert torch.equal(co_batched.codes(row), alone)
 
-    def test_resuming_changes_nothing(self, company: Company, alone: torch.Tensor) -> None:
-        row = company.row(alone[:9])
-        company.sampler.admit([*company.others(3), row])
-        assert torch.equal(company.codes(row), alone)
+    def test_resuming_changes_nothing(self, co_batched: CoBatched, alone: torch.Tensor) -> None:
+        row = co_batched.row(alone[:9])
+        co_batched.sampler.admit([*co_batched.others(3), row])
+        assert torch.equal(co_batched.codes(row), alone)
 
 
-def logits_of(company: Company, row: DalleRow, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+def logits_of(co_batched: CoBatched, row: DalleRow, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The guided logits (L, V) that a row's codes were drawn from."""
     seen: list[torch.Tensor] = []
     choose = dalle_sampler.sample_tokens
 
     def watch(logits: torch.Tensor, *others: Any) -> torch.Tensor:
-        if row in company.sampler.rows:
-            seen.append(logits[company.sampler.rows.index(row)].clone())
+        if row in co_batched.sampler.rows:
+            seen.append(logits[co_batched.sampler.rows.index(row)].clone())
         return choose(logits, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(dalle_sampler, "sample_tokens", watch)
-        company.codes(row)
+        co_batched.codes(row)
     return torch.stack(seen)
 
 
-@pytest.mark.parametrize(("is_pinned", "bound"), [(True, 0.0), (False, 1e-5)])
-def test_logits_are_equal_to_the_bit_where_shapes_are_pinned(
-    dalle: Dalle, is_pinned: bool, bound: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("is_deterministic", "bound"), [(True, 0.0), (False, 1e-5)])
+def test_logits_are_equal_to_the_bit_where_shapes_are_deterministic(
+    dalle: Dalle, is_deterministic: bool, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     for size in (1, 2, 7, 16):
-        company = Company(dalle, is_pinned=is_pinned)
-        row = company.row()
-        others = company.others(size - 1)
-        company.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
-        drawn.append(logits_of(company, row, monkeypatch))
+        co_batched = CoBatched(dalle, is_deterministic=is_deterministic)
+        row = co_batched.row()
+        others = co_batched.others(size - 1)
+        co_batched.sampler.admit([*others[: size // 2], row, *others[size // 2 :]])
+        drawn.append(logits_of(co_batched, row, monkeypatch))
     gap = max(float((one - drawn[0]).abs().max()) for one in drawn)
     assert gap <= bound, f"logits differ by {gap}"
 
@@ -238,20 +238,20 @@ class Recorder:
 
 
 def test_recorded_steps_draw_the_same(dalle: Dalle) -> None:
-    company, record = Company(dalle, is_pinned=False), Recorder()
-    plain, others = company.row(), company.others(6)
-    company.sampler.admit([plain, *others])
-    wanted = company.codes(plain)
-    company.sampler = DalleSampler(dalle, 34, record=record)
-    row, early = company.row(), company.others(2)
-    company.sampler.admit(early)
+    co_batched, record = CoBatched(dalle, is_deterministic=False), Recorder()
+    plain, others = co_batched.row(), co_batched.others(6)
+    co_batched.sampler.admit([plain, *others])
+    wanted = co_batched.codes(plain)
+    co_batched.sampler = DalleSampler(dalle, 34, record=record)
+    row, early = co_batched.row(), co_batched.others(2)
+    co_batched.sampler.admit(early)
     for _ in range(3):
-        company.sampler.step()
-    company.sampler.admit([*company.others(6), row])
-    assert torch.equal(company.codes(row), wanted)
-    assert company.sampler.graphs is not None
+        co_batched.sampler.step()
+    co_batched.sampler.admit([*co_batched.others(6), row])
+    assert torch.equal(co_batched.codes(row), wanted)
+    assert co_batched.sampler.graphs is not None
     assert [len(made) for made in record.made] == [8, 16]  # buckets
-    assert company.sampler.graphs.replays > 15
+    assert co_batched.sampler.graphs.replays > 15
 
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 8), (8, 8), (9, 16), (33, 64), (100, 100), (101, 128)])

@@ -181,7 +181,7 @@ def test_it_comes_back_from_its_folder_with_its_spreads(tmp_path: Path, unclip: 
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), unclip.parameters(), strict=True))
 
 
-def in_company(
+def co_batched(
     unclip: Unclip, vqgan: VQGAN, numbers: list[int], width: int | None, *, late: int | None = None
 ) -> dict[int, Tensor]:
     """Rows of different seeds, steps, conditions and guidance (some of none), one of them perhaps two steps late and
@@ -206,16 +206,16 @@ def in_company(
 @pytest.mark.parametrize("count", [2, 7, 16])
 def test_in_one_shape_of_pass_a_row_is_the_same_to_the_bit(unclip: Unclip, small_vqgan: VQGAN, count: int) -> None:
     late = count - 1
-    shared = in_company(unclip, small_vqgan, list(range(count)), 8, late=late)
+    shared = co_batched(unclip, small_vqgan, list(range(count)), 8, late=late)
     for number in {0, count // 2, late}:
-        alone = in_company(unclip, small_vqgan, [number], 8)[number]
+        alone = co_batched(unclip, small_vqgan, [number], 8)[number]
         assert torch.equal(shared[number], alone), f"row {number} differs among {count}"
 
 
 def test_in_any_shape_of_pass_a_row_is_the_same_but_for_last_bits(unclip: Unclip, small_vqgan: VQGAN) -> None:
-    shared = in_company(unclip, small_vqgan, list(range(16)), None)
-    split = in_company(unclip, small_vqgan, list(range(16)), 5)
+    shared = co_batched(unclip, small_vqgan, list(range(16)), None)
+    split = co_batched(unclip, small_vqgan, list(range(16)), 5)
     for number in range(16):
-        alone = in_company(unclip, small_vqgan, [number], None)[number]
+        alone = co_batched(unclip, small_vqgan, [number], None)[number]
         apart = max(float((other[number] - alone).abs().max()) for other in (shared, split))
         assert apart < 1e-4, f"row {number} is {apart} apart"

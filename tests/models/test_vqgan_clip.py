@@ -21,7 +21,7 @@ from worker.models.vqgan_clip.latent import picture_of
 from worker.models.vqgan_clip.rows import LatentRows, Pieces
 from worker.models.vqgan_clip.state import Perceptor, Prompt, Recipe, VqganClipState, start
 
-PINNED = Pieces(rows=2, is_padded=True)
+DETERMINISTIC = Pieces(rows=2, is_padded=True)
 STEPS = 4
 CUTS = CutSettings(cuts=3, full=1)
 PROMPTS = ("a red apple", "a tree", "a blue heart")
@@ -49,7 +49,7 @@ class Runs:
     def some(self, numbers: Iterable[int]) -> dict[int, VqganClipState]:
         return {number: self.one(number) for number in numbers}
 
-    def alone(self, number: int, pieces: Pieces | None = PINNED, steps: int = STEPS) -> Saved:
+    def alone(self, number: int, pieces: Pieces | None = DETERMINISTIC, steps: int = STEPS) -> Saved:
         return together({number: self.one(number)}, pieces, steps)[number]
 
 
@@ -58,7 +58,9 @@ def runs(vqgan: VQGAN, clip: Clip) -> Runs:
     return Runs(vqgan, [clip])
 
 
-def together(states: dict[int, VqganClipState], pieces: Pieces | None = PINNED, steps: int = STEPS) -> dict[int, Saved]:
+def together(
+    states: dict[int, VqganClipState], pieces: Pieces | None = DETERMINISTIC, steps: int = STEPS
+) -> dict[int, Saved]:
     rows = LatentRows(next(iter(states.values())))
     rows.push(list(states.values()))
     for _ in range(steps):
@@ -86,17 +88,17 @@ def test_late_or_gone_for_a_while_or_resumed_it_is_the_same_to_the_bit(runs: Run
     first, late, away, moved = states.values()
     rows = LatentRows(first)
     rows.push([first, away, moved])
-    rows.step(PINNED)
+    rows.step(DETERMINISTIC)
     rows.pull([moved])
     resumed = runs.one(3)
     resumed.restore(moved.snapshot())
     rows.push([late])
     rows.pull([away])
-    rows.step(PINNED)
+    rows.step(DETERMINISTIC)
     rows.push([away, resumed])
     for state, steps in ((first, 2), (late, 1), (away, 2), (resumed, 3)):
         while state.step_count < STEPS:
-            rows.step(PINNED)
+            rows.step(DETERMINISTIC)
         rows.sync(state)
         assert gap(state.snapshot(), runs.alone(states_number(states, state), steps=state.step_count)) == 0.0, steps
 
@@ -135,7 +137,7 @@ def test_what_is_no_number_stays_in_its_row(runs: Runs) -> None:
     states[1].grids[0][0, 0, 0, 0] = math.nan
     rows = LatentRows(states[0])
     rows.push(list(states.values()))
-    told = [rows.step(PINNED) for _ in range(STEPS)]
+    told = [rows.step(DETERMINISTIC) for _ in range(STEPS)]
     assert [losses.are_finite for losses in told] == [[True, False, True]] * STEPS
     rows.pull(list(states.values()))
     for number in (0, 2):
@@ -157,9 +159,9 @@ def test_a_step_that_fails_moved_nothing(runs: Runs, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(LatentRows, "_pass", full)
     with pytest.raises(RuntimeError, match="full"):
-        rows.step(PINNED)
+        rows.step(DETERMINISTIC)
     for _ in range(STEPS):
-        rows.step(PINNED)
+        rows.step(DETERMINISTIC)
     rows.pull(list(states.values()))
     assert all(gap(state.snapshot(), runs.alone(number)) == 0.0 for number, state in states.items())
 

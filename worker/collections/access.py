@@ -19,9 +19,9 @@ from shared.storage import ObjectStore, image_key, input_key
 from shared.store.collections import CollectionStore
 from shared.store.jobs import JobStore
 from worker.collections.sources import Archive, Picture, by_job
-from worker.collections.url_fetcher import Fetcher
-from worker.run.context import JobMonitor
-from worker.run.retry import patiently
+from worker.collections.url_fetcher import UrlFetcher
+from worker.run.context import JobContext
+from worker.run.retry import retry_while_away
 from worker.transfer.inputs import Inputs, decode_picture
 from worker.vectors.database import check_database, open_database
 from worker.vectors.index import Row, VectorDatabase, VectorTable
@@ -31,7 +31,7 @@ from worker.vectors.memory.snapshot import Snapshot
 if TYPE_CHECKING:
     from worker.engines.collection_access import Loaded
 
-__all__ = ["Shelves"]
+__all__ = ["CollectionAccess"]
 
 log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ OPEN_TABLES = 256
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
-class Shelves:
+class CollectionAccess:
     """One per process. The index is opened when the first job needs it: after any fork."""
 
     def __init__(self, store: JobStore, objects: ObjectStore, inputs: Inputs, settings: Settings) -> None:
@@ -49,7 +49,7 @@ class Shelves:
         self._objects = objects
         self._inputs = inputs
         self._settings = settings
-        self._fetcher = Fetcher(settings)
+        self._fetcher = UrlFetcher(settings)
         self._lock = threading.Lock()
         self._database: VectorDatabase | None = None
         self._tables: dict[str, VectorTable] = {}
@@ -77,15 +77,15 @@ class Shelves:
     def staleness_s(self) -> float:
         """How long the oldest change of a collection in memory here has not been taken in; 0 where all have."""
         now_ms, longest_ms = self._store.now_ms(), 0
-        for held in self.caches.held():
-            owner = self._owners.get(held.table)
+        for cached in self.caches.cached():
+            owner = self._owners.get(cached.table)
             if owner is None:
                 continue
             try:
                 record = self.collections.get(*owner)
             except NotFound:
                 continue
-            if record.table == held.table and record.changes > held.changes:
+            if record.table == cached.table and record.changes > cached.changes:
                 longest_ms = max(longest_ms, now_ms - record.changed_at_ms)
         return longest_ms / 1000
 
@@ -111,31 +111,31 @@ class Shelves:
                 self._database = open_database(self._settings)
             return self._database
 
-    def of(self, monitor: JobMonitor) -> TenantShelf:
-        """The shelf of a job's tenant; close it with the run."""
-        return TenantShelf(self, monitor)
+    def of(self, context: JobContext) -> JobCollections:
+        """The collections of a job's tenant; close it with the run."""
+        return JobCollections(self, context)
 
-    # --- what a tenant's shelf is made of ------------------------------------------------------------------------
+    # --- what a job's collections are made of --------------------------------------------------------------------
 
-    def picture_bytes(self, ref: str, monitor: JobMonitor) -> bytes:
+    def picture_bytes(self, ref: str, context: JobContext) -> bytes:
         """An upload, or a finished job's picture. Raises UnreadableImage."""
-        return self._inputs.fetch_bytes(ref, monitor)
+        return self._inputs.fetch_bytes(ref, context)
 
     def decode(self, body: bytes, ref: str) -> Image.Image:
         """Within the limits of the settings. Raises UnreadableImage."""
         return decode_picture(body, ref, self._settings.image_max_pixels)
 
-    def fetch(self, url: str, monitor: JobMonitor) -> bytes:
+    def fetch(self, url: str, context: JobContext) -> bytes:
         """Raises InvalidInput."""
-        return self._fetcher.get(url, monitor.check)
+        return self._fetcher.get(url, context.check)
 
-    def archive(self, ref: str, monitor: JobMonitor) -> Archive:
+    def archive(self, ref: str, context: JobContext) -> Archive:
         """Raises InvalidInput where it is gone or none, ObjectStoreUnavailable, Stopped."""
-        key = input_key(monitor.claim.tenant, ref)
+        key = input_key(context.claim.tenant, ref)
         try:
-            return patiently(
-                lambda: Archive(self._objects, key, self._settings.image_max_bytes, monitor.check),
-                monitor, self._settings.upload_patience_s, but=(),
+            return retry_while_away(
+                lambda: Archive(self._objects, key, self._settings.image_max_bytes, context.check),
+                context, self._settings.upload_patience_s, keep_through=(),
             )  # fmt: skip
         except NotFound:
             raise InvalidInput(f"the archive {ref} is gone", field="archive") from None
@@ -147,54 +147,59 @@ class Shelves:
         except (NotFound, Expired) as error:
             raise InvalidInput(error.message, field="job") from None
 
-    def keep(self, tenant: str, loaded: Loaded, monitor: JobMonitor) -> None:
+    def keep(self, tenant: str, loaded: Loaded, context: JobContext) -> None:
         """Under its id, as uploads lie. Raises ObjectStoreUnavailable, Stopped."""
         if loaded.body is None:
             return
         body, key = loaded.body, image_key(tenant, loaded.id.removeprefix("img_"))
         with Image.open(io.BytesIO(body)) as image:
             content_type = TYPES.get(image.format or "", "application/octet-stream")
-        patiently(lambda: self._objects.put(key, body, content_type), monitor, self._settings.upload_patience_s, but=())
+        retry_while_away(
+            lambda: self._objects.put(key, body, content_type),
+            context,
+            self._settings.upload_patience_s,
+            keep_through=(),
+        )
 
 
-class TenantShelf:
-    """See worker.engines.collection_access.Shelf."""
+class JobCollections:
+    """See worker.engines.collection_access.TenantCollections."""
 
-    def __init__(self, shelves: Shelves, monitor: JobMonitor) -> None:
-        self._shelves = shelves
-        self._monitor = monitor
-        self._tenant = monitor.claim.tenant
+    def __init__(self, access: CollectionAccess, context: JobContext) -> None:
+        self._access = access
+        self._context = context
+        self._tenant = context.claim.tenant
         self._archives: list[Archive] = []
 
     @property
     def job_id(self) -> str:
-        """See Shelf."""
-        return self._monitor.claim.id
+        """See TenantCollections."""
+        return self._context.claim.id
 
     def close(self) -> None:
         """Delete what was brought here for this run."""
         for archive in self._archives:
             archive.close()
 
-    def open(self, name: str) -> Opened:
-        """See Shelf."""
-        return Opened(self._shelves, self._shelves.collections.get(self._tenant, name))
+    def open(self, name: str) -> OpenedCollection:
+        """See TenantCollections."""
+        return OpenedCollection(self._access, self._access.collections.get(self._tenant, name))
 
-    def open_or_make(self, name: str, model: str) -> Opened:
-        """See Shelf."""
+    def open_or_make(self, name: str, model: str) -> OpenedCollection:
+        """See TenantCollections."""
         try:
             return self.open(name)
         except NotFound:
-            self._shelves.collections.create(self._tenant, name, model)
+            self._access.collections.create(self._tenant, name, model)
             return self.open(name)
 
     def sources(self, spec: IndexSpec) -> Sequence[Picture]:
-        """See Shelf."""
+        """See TenantCollections."""
         if spec.archive is not None:
-            archive = self._shelves.archive(spec.archive, self._monitor)
+            archive = self._access.archive(spec.archive, self._context)
             self._archives.append(archive)
-            return archive.pictures(self._shelves.decode)
-        items = spec.images or self._shelves.pictures_of_job(self._tenant, spec.job or "")
+            return archive.pictures(self._access.decode)
+        items = spec.images or self._access.pictures_of_job(self._tenant, spec.job or "")
         return [self._picture(f"images.{number}", item) for number, item in enumerate(items)]
 
     def _picture(self, name: str, item: IndexItem) -> Picture:
@@ -202,32 +207,32 @@ class TenantShelf:
 
         def read() -> bytes:
             if ref is not None:
-                return self._shelves.picture_bytes(ref, self._monitor)
-            return self._shelves.fetch(url or "", self._monitor)
+                return self._access.picture_bytes(ref, self._context)
+            return self._access.fetch(url or "", self._context)
 
         is_upload = ref is not None and ref.startswith("img_")
-        return Picture(name, ref or url or "", read, self._shelves.decode, item.metadata, is_upload)
+        return Picture(name, ref or url or "", read, self._access.decode, item.metadata, is_upload)
 
     def picture(self, row_id: str) -> Image.Image:
-        """See Shelf."""
-        return self._shelves.decode(self._shelves.picture_bytes(row_id, self._monitor), row_id)
+        """See TenantCollections."""
+        return self._access.decode(self._access.picture_bytes(row_id, self._context), row_id)
 
     def keep(self, loaded: Loaded) -> None:
-        """See Shelf."""
-        self._shelves.keep(self._tenant, loaded, self._monitor)
+        """See TenantCollections."""
+        self._access.keep(self._tenant, loaded, self._context)
 
 
-class Opened:
+class OpenedCollection:
     """See worker.engines.collection_access.OpenCollection."""
 
-    def __init__(self, shelves: Shelves, record: Collection) -> None:
-        self._shelves = shelves
+    def __init__(self, access: CollectionAccess, record: Collection) -> None:
+        self._access = access
         self.record = record
 
     @property
     def table(self) -> VectorTable:
         """Its vectors."""
-        return self._shelves.table(self.record)
+        return self._access.table(self.record)
 
     def bind(self, fingerprint: str, width: int, fields: Mapping[str, FieldType]) -> None:
         """See OpenCollection. Asks Redis only where something is new."""
@@ -236,7 +241,7 @@ class Opened:
             known.get(name) == type_ for name, type_ in fields.items()
         ):
             return
-        self.record = self._shelves.collections.bind(self.record, fingerprint, width, fields)
+        self.record = self._access.collections.bind(self.record, fingerprint, width, fields)
 
     def put(self, rows: Sequence[Row]) -> None:
         """See OpenCollection."""
@@ -259,20 +264,20 @@ class Opened:
         table = self.table
         version = table.version()
         try:
-            self._shelves.collections.note(self.record, version=version, rows=table.count(), bytes_=table.bytes())
+            self._access.collections.note(self.record, version=version, rows=table.count(), bytes_=table.bytes())
         except Conflict as moved:
             moved.retryable = True  # the next attempt writes to the table that answers now
             raise
 
     def snapshot(self) -> Snapshot | None:
         """See OpenCollection."""
-        return self._shelves.caches.of(self.record.table, self.table, self.record.columns, self.record.changes)
+        return self._access.caches.of(self.record.table, self.table, self.record.columns, self.record.changes)
 
     def whole(self) -> Snapshot:
         """See OpenCollection."""
         found = self.snapshot()
         if found is None:  # a server's table is held nowhere: read it for once
-            found = self._shelves.caches.copy(self.table, self.record.columns)
+            found = self._access.caches.copy(self.table, self.record.columns)
         if found is None:
             raise InvalidInput(
                 f"the collection has {self.record.rows} pictures, more than this worker holds in memory",
@@ -280,14 +285,14 @@ class Opened:
             )  # fmt: skip
         return found
 
-    def beside(self, width: int, table: str) -> VectorTable:
+    def open_next(self, width: int, table: str) -> VectorTable:
         """See OpenCollection."""
-        self._shelves.collections.prepare(self.record, table)
-        return self._shelves.database.open(table, width)
+        self._access.collections.prepare(self.record, table)
+        return self._access.database.open(table, width)
 
     def abandon(self, table: str) -> None:
         """See OpenCollection."""
-        self._shelves.collections.abandon(self.record, table)
+        self._access.collections.abandon(self.record, table)
 
     def noted(self) -> None:
         """See OpenCollection."""
@@ -296,9 +301,9 @@ class Opened:
 
     def switch(self, table: str, model: str, fingerprint: str, width: int) -> bool:
         """See OpenCollection."""
-        made = self._shelves.database.open(table, width)
+        made = self._access.database.open(table, width)
         version = made.version()
-        return self._shelves.collections.switch(
+        return self._access.collections.switch(
             self.record, table, model=model, fingerprint=fingerprint, width=width, version=version, rows=made.count(),
             bytes_=made.bytes(),
         )  # fmt: skip

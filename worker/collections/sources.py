@@ -58,7 +58,7 @@ def by_job(record: JobRecord) -> list[IndexItem]:
     models = (record.result or {}).get("models") or []
     model = next((str(model["id"]) for model in models if isinstance(model, dict) and "id" in model), "")
     return [
-        IndexItem(image=f"{record.id}/{image['name']}", metadata=_told(record, image, model))
+        IndexItem(image=f"{record.id}/{image['name']}", metadata=_metadata(record, image, model))
         for image in record.made("images")
     ]
 
@@ -68,8 +68,8 @@ def _cut(text: str) -> str:
     return text.encode()[:PROMPT_BYTES].decode(errors="ignore")[:1_000]
 
 
-def _told(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any]:
-    told = {
+def _metadata(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any]:
+    known = {
         "prompt": _cut(str(image.get("prompt") or "")),
         "kind": record.kind,
         "model": model,
@@ -79,7 +79,7 @@ def _told(record: JobRecord, image: dict[str, Any], model: str) -> dict[str, Any
         "score": image.get("score"),
     }
     return {
-        name: float(value) if isinstance(value, int) else value for name, value in told.items() if value is not None
+        name: float(value) if isinstance(value, int) else value for name, value in known.items() if value is not None
     }
 
 

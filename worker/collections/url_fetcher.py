@@ -22,7 +22,7 @@ from shared.errors import InvalidInput
 from shared.settings import Settings
 from shared.version import VERSION
 
-__all__ = ["Fetcher"]
+__all__ = ["UrlFetcher"]
 
 MAX_REDIRECTS = 3
 PIECE_S = 2.0  # longest silence: how late a run that is to stop notices
@@ -33,7 +33,7 @@ class _Refused(Exception):
     """The address is none to connect to."""
 
 
-class Fetcher:
+class UrlFetcher:
     """Thread-safe. Sends no cookies and no credentials, and takes no more than a picture may have."""
 
     def __init__(self, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """What every engine offers, and what it may ask of whoever runs it.
 
 An engine turns one task into an output. It knows no Redis, no object store, no clock of the queue: it reports
-through a Monitor, whose calls raise Stopped (cancelled, deadline, lease lost, draining) between two steps.
+through a RunContext, whose calls raise Stopped (cancelled, deadline, lease lost, draining) between two steps.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from shared.errors import Cancelled, DeadlineExceeded, Stopped
 from shared.specs.kinds import Spec
 
 if TYPE_CHECKING:  # numpy, which a worker of probes does without
-    from worker.engines.collection_access import Shelf
+    from worker.engines.collection_access import TenantCollections
 
-__all__ = ["Engine", "Model", "Monitor", "Output", "Picture", "StoppedWithOutput", "Task", "keeping"]
+__all__ = ["Engine", "Model", "Output", "Picture", "RunContext", "StoppedWithOutput", "Task", "keeping"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Task:
     failures: int = 0  # earlier attempts of this job that ended in a retryable error
     snapshot: bytes | None = None  # what an earlier attempt of this job saved last, if its engine resumes
     was_too_large: bool = False  # the last attempt that failed found the device full: take less at a time
-    shelf: Shelf | None = None  # the tenant's collections, where this worker serves any
+    collections: TenantCollections | None = None  # the tenant's collections, where this worker serves any
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def keeping(finished: Callable[[], Output | None]) -> Iterator[None]:
         raise StoppedWithOutput(stop, output) from None
 
 
-class Monitor(Protocol):
+class RunContext(Protocol):
     """How an engine talks to the job's runner. Cheap: throttling and I/O are the runner's business."""
 
     def check(self) -> None:
@@ -118,5 +118,5 @@ class Engine(Protocol):
     def load(self) -> list[Model]:
         """Bring the models to the device. Raises ModelUnavailable."""
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """Do the task. Raises EngineError, Stopped or StoppedWithOutput."""

@@ -14,7 +14,7 @@ from shared.specs.filters import AnyFilter, FieldType
 from worker.vectors.index import Metadata, Row, VectorTable
 from worker.vectors.memory.snapshot import Snapshot
 
-__all__ = ["Loaded", "OpenCollection", "Shelf", "Source"]
+__all__ = ["Loaded", "OpenCollection", "Source", "TenantCollections"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class OpenCollection(Protocol):
     def whole(self) -> Snapshot:
         """The same. Raises InvalidInput where it is too large."""
 
-    def beside(self, width: int, table: str) -> VectorTable:
+    def open_next(self, width: int, table: str) -> VectorTable:
         """A table of that name for the vectors of another model. Raises NotFound."""
 
     def abandon(self, table: str) -> None:
@@ -84,7 +84,7 @@ class OpenCollection(Protocol):
         """Make that table the collection's unless the collection changed since it was opened. Raises NotFound."""
 
 
-class Shelf(Protocol):
+class TenantCollections(Protocol):
     """All of one tenant's, on behalf of one job."""
 
     @property

@@ -20,11 +20,11 @@ FORM = "3"  # of snapshots; raise it with any change of what a saved number mean
 
 def identity(spec: Spec, models: Iterable[Model] = ()) -> dict[str, str]:
     """What must be equal: form, kind, digest of the spec, digests of the weights."""
-    told = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     return {
         "form": FORM,
         "kind": spec.kind,
-        "spec": hashlib.sha256(told.encode()).hexdigest(),
+        "spec": hashlib.sha256(text.encode()).hexdigest(),
         "models": " ".join(f"{model.id}={model.sha256}" for model in models),
     }
 

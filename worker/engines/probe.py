@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from shared.errors import ProbeFailed
 from shared.specs.kinds import ProbeSpec
-from worker.engines.base import Model, Monitor, Output, Task
+from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.identity import identity, is_of
 
 __all__ = ["ProbeEngine"]
@@ -29,18 +29,18 @@ class ProbeEngine:
         """Nothing to load."""
         return []
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
         spec = task.spec
         assert isinstance(spec, ProbeSpec)
         done = _steps_done(spec, task.snapshot)
         if done:
-            monitor.resumed(done)
+            context.resumed(done)
         for step in range(done + 1, spec.steps + 1):
-            _sleep(spec.step_s, monitor)
+            _sleep(spec.step_s, context)
             self._on_step("probe", spec.step_s)
-            monitor.snapshot(step, lambda step=step: _saved(spec, step))  # type: ignore[misc]
-            monitor.progress("probe", step, spec.steps)
+            context.snapshot(step, lambda step=step: _saved(spec, step))  # type: ignore[misc]
+            context.progress("probe", step, spec.steps)
         if spec.fail == "always" or (spec.fail == "once" and task.failures == 0):
             raise ProbeFailed("told to fail, and to be tried again", retryable=True)
         if spec.fail == "permanently":
@@ -49,10 +49,10 @@ class ProbeEngine:
         return Output(files=files, parameters=spec.model_dump(exclude={"kind"}))
 
 
-def _sleep(seconds: float, monitor: Monitor) -> None:
+def _sleep(seconds: float, context: RunContext) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        monitor.check()
+        context.check()
         time.sleep(min(left, SLICE_S))
 
 

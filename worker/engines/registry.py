@@ -24,7 +24,7 @@ def build_engines(kinds: Collection[str], options: EngineOptions) -> dict[str, E
         raise UnknownKind(f"there are no kinds {', '.join(unknown)}; there are {', '.join(KINDS)}")
     engines: list[Engine] = [ProbeEngine(options.on_step)]
     if set(kinds) - {"probe"}:
-        from worker.engines.torch_engines import build_device_engines
+        from worker.engines.torch_engines import build_torch_engines
 
-        engines += build_device_engines(options)
+        engines += build_torch_engines(options)
     return {kind: engine for engine in engines for kind in engine.kinds if kind in kinds}

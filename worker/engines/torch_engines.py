@@ -14,14 +14,14 @@ from worker.engines.search.collections import CollectionEngine
 from worker.engines.search.rank_classify import ClipEngine
 from worker.engines.search.search import SearchEngine
 
-__all__ = ["build_device_engines"]
+__all__ = ["build_torch_engines"]
 
 
-def build_device_engines(options: EngineOptions) -> list[Engine]:
+def build_torch_engines(options: EngineOptions) -> list[Engine]:
     """One engine per file. Raises ModelUnavailable where the device or the registry is not there."""
     device = Device(
-        options.device, options.cpu_threads, options.on_step, options.turns,
-        memory_bytes=options.memory_bytes, is_pinned=options.is_pinned, events=options.events,
+        options.device, options.cpu_threads, options.on_step, options.device_lock,
+        memory_bytes=options.memory_bytes, is_deterministic=options.is_deterministic, events=options.events,
     )  # fmt: skip
     library = ModelLibrary(device.torch_device, options.weights_dir, options.on_load)
     embedder = Embedder(library, device)

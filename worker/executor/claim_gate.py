@@ -11,10 +11,10 @@ from collections.abc import Callable
 from shared.errors import ObjectStoreUnavailable
 from shared.logs import get_logger
 from shared.storage import ObjectStore
-from worker.threads import Periodic
+from worker.threads import PeriodicThread
 from worker.transfer.spool import Spool
 
-__all__ = ["Intake"]
+__all__ = ["ClaimGate"]
 
 log = get_logger(__name__)
 
@@ -22,8 +22,9 @@ CHECK_S = 1.0  # between two looks at an object store that was away
 LOOK_AGAIN_S = 0.25  # how late a waiting thread notices room in the spool, or that the worker stops
 
 
-class Intake:
-    """Thread-safe. Closed while the spool is full, and from went_away() until the object store answers again."""
+class ClaimGate:
+    """Thread-safe. Closed while the spool is full, and from pause_until_store_back() until the object store answers
+    again."""
 
     def __init__(self, spool: Spool, objects: ObjectStore, is_draining: Callable[[], bool]) -> None:
         self._spool = spool
@@ -31,14 +32,14 @@ class Intake:
         self._is_draining = is_draining
         self._is_away = threading.Event()
         self._changed = threading.Condition()
-        self.thread = Periodic("intake", CHECK_S, self.look)
+        self.thread = PeriodicThread("claim-gate", CHECK_S, self.look)
 
     @property
     def is_open(self) -> bool:
         """Whether more may be claimed."""
         return not (self._is_away.is_set() or self._spool.is_full)
 
-    def went_away(self) -> None:
+    def pause_until_store_back(self) -> None:
         """The object store did not answer for as long as a run's patience lasts."""
         if not self._is_away.is_set():
             log.warning("object store away; nothing is claimed until it answers")

@@ -10,16 +10,16 @@ from typing import Any
 from shared.errors import Draining, DreamqueueError, Expired, LeaseLost, NotFound, StoreUnavailable, Unavailable
 from shared.records.job import Claim, JobState, NewJob
 from shared.store.jobs import JobStore
-from worker.run.context import JobMonitor
-from worker.run.retry import jittered
+from worker.run.context import JobContext
+from worker.run.retry import backoff_s
 
-__all__ = ["Settlement", "settle"]
+__all__ = ["Outcome", "finish"]
 
 PATIENCE_S = 60.0  # beyond the lease: nobody else could have claimed the job while the store was away
 
 
 @dataclass(frozen=True)
-class Settlement:
+class Outcome:
     """What to tell. Exactly one of the four ways of ending a run."""
 
     kind: str  # commit, fail, release, discard
@@ -31,39 +31,35 @@ class Settlement:
     follow_up: NewJob | None = None  # of a commit: the job that follows from this one
 
 
-def settle(store: JobStore, monitor: JobMonitor, settlement: Settlement) -> str:
+def finish(store: JobStore, context: JobContext, outcome: Outcome) -> str:
     """The outcome: a job state, `lost` when another attempt owns the job, `unsettled` when the store stayed away."""
-    if settlement.kind == "discard":
+    if outcome.kind == "discard":
         return "lost"
-    write = _writer(store, monitor.claim, settlement)
-    give_up_at = monitor.lease_until + PATIENCE_S
+    write = _writer(store, context.claim, outcome)
+    give_up_at = context.lease_until + PATIENCE_S
     tries = 0
     while True:
         try:
             return str(write().value)
         except LeaseLost:
-            return _own_earlier_try(store, monitor.claim) if tries else "lost"
+            return _own_earlier_try(store, context.claim) if tries else "lost"
         except StoreUnavailable:
             tries += 1
-            if time.monotonic() > give_up_at or monitor.is_stopped_by(Draining):
+            if time.monotonic() > give_up_at or context.is_stopped_by(Draining):
                 return "unsettled"
-            monitor.wait(jittered(tries, base_s=0.1, cap_s=1.0))
+            context.wait(backoff_s(tries, base_s=0.1, cap_s=1.0))
 
 
-def _writer(store: JobStore, claim: Claim, settlement: Settlement) -> Callable[[], JobState]:
-    if settlement.kind == "commit":
-        result = settlement.result or {}
-        return lambda: store.commit(
-            claim, result, settlement.timings, state=settlement.state, follow_up=settlement.follow_up
-        )
-    if settlement.kind == "release":
-        why = settlement.error.to_json() if isinstance(settlement.error, Unavailable) else None
-        return lambda: store.release(claim, delay_s=settlement.delay_s, error=why)
-    assert settlement.error is not None
-    error = settlement.error.to_json()
-    return lambda: store.fail(
-        claim, error, delay_s=settlement.delay_s, result=settlement.result, timings=settlement.timings
-    )
+def _writer(store: JobStore, claim: Claim, outcome: Outcome) -> Callable[[], JobState]:
+    if outcome.kind == "commit":
+        result = outcome.result or {}
+        return lambda: store.commit(claim, result, outcome.timings, state=outcome.state, follow_up=outcome.follow_up)
+    if outcome.kind == "release":
+        why = outcome.error.to_json() if isinstance(outcome.error, Unavailable) else None
+        return lambda: store.release(claim, delay_s=outcome.delay_s, error=why)
+    assert outcome.error is not None
+    error = outcome.error.to_json()
+    return lambda: store.fail(claim, error, delay_s=outcome.delay_s, result=outcome.result, timings=outcome.timings)
 
 
 def _own_earlier_try(store: JobStore, claim: Claim) -> str:

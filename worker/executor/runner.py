@@ -1,4 +1,4 @@
-"""Run one job: claim, fetch its pictures, engine, encode, upload, settle. Every error ends here, as what it means."""
+"""Run one job: claim, fetch its pictures, engine, encode, upload, finish. Every error ends here, as what it means."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from shared.specs.clip import GENERATED, IndexSpec
 from shared.specs.kinds import Spec, image_refs, read_spec
 from shared.store.jobs import STANDBY, JobStore
 from worker.engines.base import Engine, Output, StoppedWithOutput, Task
-from worker.executor.claim_gate import Intake
-from worker.executor.outcome import Settlement, settle
-from worker.run.active import Runs
-from worker.run.context import JobMonitor
+from worker.executor.claim_gate import ClaimGate
+from worker.executor.outcome import Outcome, finish
+from worker.run.active import ActiveRuns
+from worker.run.context import JobContext
 from worker.run.failpoints import AFTER_CLAIM, AFTER_COMMIT, AFTER_UPLOAD, BEFORE_UPLOAD, FailPoints
 from worker.run.hooks import Ended, Hooks
-from worker.run.progress import Reports
-from worker.run.retry import jittered
-from worker.transfer.encode import Rendered, render
+from worker.run.progress import ProgressWriter
+from worker.run.retry import backoff_s
+from worker.transfer.encode import EncodedOutput, encode
 from worker.transfer.inputs import Inputs
 from worker.transfer.previews import Previews
 from worker.transfer.snapshots import Snapshots
@@ -53,13 +53,13 @@ from worker.transfer.spool import Spool
 from worker.transfer.uploads import Uploads
 
 if TYPE_CHECKING:  # numpy, which a worker of probes does without
-    from worker.collections.access import Shelves
+    from worker.collections.access import CollectionAccess
 
 __all__ = ["Runner", "RunnerParts"]
 
 log = get_logger(__name__)
 
-MOST_HINDRANCES = 20  # attempts of one job that the vector index may hinder: at 300 s between them, an hour
+MAX_OUTAGE_ATTEMPTS = 20  # attempts of one job that the vector index may fail: at 300 s between them, an hour
 LEAST_DELAY_S = 0.1  # of a job that a server's outage sends back
 KEPT_THROUGH = (Cancelled, Yielded, Draining)  # what is made is not thrown away for these
 
@@ -72,15 +72,15 @@ class RunnerParts:
     engines: Mapping[str, Engine]  # by kind
     inputs: Inputs
     uploads: Uploads
-    reports: Reports
+    progress: ProgressWriter
     previews: Previews
     snapshots: Snapshots
     hooks: Hooks
-    runs: Runs
-    intake: Intake
+    runs: ActiveRuns
+    claim_gate: ClaimGate
     spool: Spool
     failpoints: FailPoints
-    shelves: Shelves | None = None  # where this worker serves collections
+    collections: CollectionAccess | None = None  # where this worker serves collections
 
 
 class Runner:
@@ -94,185 +94,185 @@ class Runner:
     def pull(self) -> bool:
         """Claim the pool's next job and run it to its end; False when there was none to be had. Never raises."""
         try:
-            monitor = self._next()
+            context = self._next()
         except StoreUnavailable as error:
             log.warning("no claim", error=error.message)
             return False
-        if monitor is None:
+        if context is None:
             return False
-        claim = monitor.claim
+        claim = context.claim
         self._parts.failpoints.passing(AFTER_CLAIM)
         with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
-            self._run(monitor)
+            self._run(context)
         return True
 
-    def _next(self) -> JobMonitor | None:
+    def _next(self) -> JobContext | None:
         """The next job, leased to us and among the runs; waits where a job runs alone here, or is to."""
         while True:
-            if not self._parts.intake.wait():
+            if not self._parts.claim_gate.wait():
                 return None  # whoever reaps next sees a job without a doorbell, and rings
             with self._parts.runs.claiming() as is_idle:
                 if self._is_draining():
                     return None
-                if not self._parts.intake.is_open:
+                if not self._parts.claim_gate.is_open:
                     continue
                 asked_at = time.monotonic()
                 claim = self._parts.store.claim(self._settings.pool, self._settings.worker_name, is_idle=is_idle)
                 if claim is None:
                     return None
                 if claim != STANDBY:
-                    monitor = self._monitor(claim, asked_at)
-                    self._parts.runs.open(monitor)
-                    return monitor
+                    context = self._context(claim, asked_at)
+                    self._parts.runs.open(context)
+                    return context
                 self._parts.runs.stand_by(self._settings.beat_s)
 
-    def _monitor(self, claim: Claim, asked_at: float) -> JobMonitor:
-        return JobMonitor(
+    def _context(self, claim: Claim, asked_at: float) -> JobContext:
+        return JobContext(
             claim,
             claimed_at=asked_at,
             lease_s=self._settings.lease_s,
-            on_progress=self._parts.reports.note,
+            on_progress=self._parts.progress.note,
             on_preview=self._parts.previews.take,
             on_snapshot=self._parts.snapshots.offered,
         )
 
-    def _run(self, monitor: JobMonitor) -> None:
-        claim, hooks = monitor.claim, self._parts.hooks
+    def _run(self, context: JobContext) -> None:
+        claim, hooks = context.claim, self._parts.hooks
         started_at = time.monotonic()
         timings = {"queue_s": max(0, claim.claimed_at_ms - claim.queued_at_ms) / 1000}
         code = None
-        outcome = "unsettled"
+        reached = "unsettled"
         hooks.before(claim)
         try:
-            settlement = self._work(monitor, timings)
-            code = settlement.error.code if settlement.error else None
-            monitor.close()
+            outcome = self._work(context, timings)
+            code = outcome.error.code if outcome.error else None
+            context.close()
             timings["run_s"] = round(time.monotonic() - started_at, 6)
-            outcome = settle(self._parts.store, monitor, settlement)
-            if outcome in FINAL:
-                self._parts.snapshots.discard(monitor)
-            if settlement.kind == "commit":
+            reached = finish(self._parts.store, context, outcome)
+            if reached in FINAL:
+                self._parts.snapshots.discard(context)
+            if outcome.kind == "commit":
                 self._parts.failpoints.passing(AFTER_COMMIT)
         except Exception:
-            log.exception("run could not be settled")  # its lease runs out, and the job is run again
+            log.exception("run could not be finished")  # its lease runs out, and the job is run again
         finally:
-            self._parts.spool.settled(claim, outcome in FINAL)
-            self._parts.runs.close(monitor)
-            hooks.after(claim, Ended(outcome, timings, code))
+            self._parts.spool.finished(claim, reached in FINAL)
+            self._parts.runs.close(context)
+            hooks.after(claim, Ended(reached, timings, code))
 
-    def _work(self, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
-        """Everything up to telling the store; every way a run can end becomes a Settlement."""
+    def _work(self, context: JobContext, timings: dict[str, float]) -> Outcome:
+        """Everything up to telling the store; every way a run can end becomes an Outcome."""
         try:
-            rendered = self._parts.spool.get(monitor.claim) or self._make(monitor, timings)
-            monitor.check(but=KEPT_THROUGH)
-            return self._store(rendered, monitor, timings)
+            encoded = self._parts.spool.get(context.claim) or self._make(context, timings)
+            context.check(keep_through=KEPT_THROUGH)
+            return self._store(encoded, context, timings)
         except StoppedWithOutput as stop:
-            return self._keep_partial(stop, monitor, timings)
+            return self._keep_partial(stop, context, timings)
         except Stopped as stop:
-            return self._stopped(stop, monitor, timings)
+            return self._stopped(stop, context, timings)
         except VectorsUnavailable as error:  # one that never comes back must not keep jobs for ever
-            is_lasting = monitor.claim.attempt >= MOST_HINDRANCES
-            return (self._failed if is_lasting else self._hindered)(error, monitor.claim, timings)
+            is_lasting = context.claim.attempt >= MAX_OUTAGE_ATTEMPTS
+            return (self._failed if is_lasting else self._release_for_outage)(error, context.claim, timings)
         except Unavailable as error:
-            return self._hindered(error, monitor.claim, timings)
+            return self._release_for_outage(error, context.claim, timings)
         except DreamqueueError as error:
-            return self._failed(error, monitor.claim, timings)
+            return self._failed(error, context.claim, timings)
         except MemoryError:
-            return self._failed(OutOfMemory("the worker is out of memory"), monitor.claim, timings)
+            return self._failed(OutOfMemory("the worker is out of memory"), context.claim, timings)
         except Exception as error:
             log.exception("run failed")
-            return self._failed(Internal(f"internal error: {type(error).__name__}"), monitor.claim, timings)
+            return self._failed(Internal(f"internal error: {type(error).__name__}"), context.claim, timings)
 
-    def _make(self, monitor: JobMonitor, timings: dict[str, float]) -> Rendered:
-        claim = monitor.claim
+    def _make(self, context: JobContext, timings: dict[str, float]) -> EncodedOutput:
+        claim = context.claim
         spec = _spec_of(claim)
         engine = self._parts.engines.get(claim.kind)
         if engine is None:
             raise ModelUnavailable(f"no worker of this pool serves {claim.kind!r} jobs")
         refs = image_refs(spec)
         with _timed(timings, "fetch_s", bool(refs)):
-            images = self._parts.inputs.fetch(refs, monitor) if refs else {}
-        saved = self._parts.snapshots.fetch(monitor) if engine.resumes else None
-        monitor.check()
-        shelf = self._parts.shelves.of(monitor) if self._parts.shelves else None
-        monitor.is_in_engine = True
+            images = self._parts.inputs.fetch(refs, context) if refs else {}
+        saved = self._parts.snapshots.fetch(context) if engine.resumes else None
+        context.check()
+        collections = self._parts.collections.of(context) if self._parts.collections else None
+        context.is_in_engine = True
         try:
-            output = engine.run(Task(spec, images, claim.failures, saved, _was_too_large(claim), shelf), monitor)
+            output = engine.run(Task(spec, images, claim.failures, saved, _was_too_large(claim), collections), context)
         finally:
-            monitor.is_in_engine = False
-            if shelf:
-                shelf.close()
-        monitor.offer = None  # what it holds on the device may go
-        rendered = self._render(output, timings)
-        if rendered.artifacts:
-            self._parts.spool.put(claim, rendered)
-        return rendered
+            context.is_in_engine = False
+            if collections:
+                collections.close()
+        context.offer = None  # what it holds on the device may go
+        encoded = self._encode(output, timings)
+        if encoded.artifacts:
+            self._parts.spool.put(claim, encoded)
+        return encoded
 
-    def _render(self, output: Output, timings: dict[str, float]) -> Rendered:
+    def _encode(self, output: Output, timings: dict[str, float]) -> EncodedOutput:
         timings.update({name: round(seconds, 6) for name, seconds in output.timings.items()})
         with _timed(timings, "encode_s", bool(output.pictures)):
-            return render(output)
+            return encode(output)
 
     def _store(
         self,
-        rendered: Rendered,
-        monitor: JobMonitor,
+        encoded: EncodedOutput,
+        context: JobContext,
         timings: dict[str, float],
         *,
         state: JobState = JobState.SUCCEEDED,
-        but: tuple[type[Stopped], ...] = KEPT_THROUGH,
-    ) -> Settlement:
-        """Upload everything; the settlement that commits it."""
+        keep_through: tuple[type[Stopped], ...] = KEPT_THROUGH,
+    ) -> Outcome:
+        """Upload everything; the outcome that commits it."""
         self._parts.failpoints.passing(BEFORE_UPLOAD)
-        with _timed(timings, "upload_s", bool(rendered.artifacts)):
-            stored = self._parts.uploads.put(rendered, monitor, but)
+        with _timed(timings, "upload_s", bool(encoded.artifacts)):
+            stored = self._parts.uploads.put(encoded, context, keep_through)
         self._parts.failpoints.passing(AFTER_UPLOAD)
-        follow_up = _collecting(monitor.claim, self._settings.pool) if rendered.pictures else None
-        return Settlement("commit", state=state, result=rendered.result(stored), timings=timings, follow_up=follow_up)
+        follow_up = _collecting(context.claim, self._settings.pool) if encoded.pictures else None
+        return Outcome("commit", state=state, result=encoded.result(stored), timings=timings, follow_up=follow_up)
 
-    def _keep_partial(self, stop: StoppedWithOutput, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
+    def _keep_partial(self, stop: StoppedWithOutput, context: JobContext, timings: dict[str, float]) -> Outcome:
         """What was finished before a cancel or the deadline is stored; after a lost lease or a drain it is not ours."""
         if not isinstance(stop.cause, Cancelled | DeadlineExceeded):
-            return self._stopped(stop.cause, monitor, timings)
+            return self._stopped(stop.cause, context, timings)
         try:
-            rendered = self._render(stop.output, timings)
-            but = (*KEPT_THROUGH, DeadlineExceeded)
-            kept = self._store(rendered, monitor, timings, state=JobState.CANCELLED, but=but)
+            encoded = self._encode(stop.output, timings)
+            keep_through = (*KEPT_THROUGH, DeadlineExceeded)
+            kept = self._store(encoded, context, timings, state=JobState.CANCELLED, keep_through=keep_through)
         except Stopped as stopped:
-            return self._stopped(stopped, monitor, timings)
+            return self._stopped(stopped, context, timings)
         except (DreamqueueError, OSError) as error:
             log.warning("finished pictures of a stopped run could not be stored", error=str(error))
-            return self._stopped(stop.cause, monitor, timings)
+            return self._stopped(stop.cause, context, timings)
         if isinstance(stop.cause, Cancelled):
             return kept
-        return Settlement("fail", result=kept.result, error=stop.cause, timings=timings)
+        return Outcome("fail", result=kept.result, error=stop.cause, timings=timings)
 
-    def _stopped(self, stop: Stopped, monitor: JobMonitor, timings: dict[str, float]) -> Settlement:
+    def _stopped(self, stop: Stopped, context: JobContext, timings: dict[str, float]) -> Outcome:
         if isinstance(stop, Cancelled):
-            result = render(Output()).result([])
-            return Settlement("commit", state=JobState.CANCELLED, result=result, error=stop, timings=timings)
+            result = encode(Output()).result([])
+            return Outcome("commit", state=JobState.CANCELLED, result=result, error=stop, timings=timings)
         if isinstance(stop, DeadlineExceeded):
-            return Settlement("fail", error=stop, timings=timings)
+            return Outcome("fail", error=stop, timings=timings)
         if isinstance(stop, LeaseLost):
-            return Settlement("discard", error=stop, timings=timings)
-        self._parts.snapshots.save_last(monitor)
-        return Settlement("release", error=stop, timings=timings)
+            return Outcome("discard", error=stop, timings=timings)
+        self._parts.snapshots.save_last(context)
+        return Outcome("release", error=stop, timings=timings)
 
-    def _hindered(self, error: Unavailable, claim: Claim, timings: dict[str, float]) -> Settlement:
+    def _release_for_outage(self, error: Unavailable, claim: Claim, timings: dict[str, float]) -> Outcome:
         """A server was away: no fault of the job, which goes back to its place and waits a little."""
-        log.warning("run hindered; the job goes back", error=error.message)
+        log.warning("a server is away; the job goes back", error=error.message)
         if isinstance(error, ObjectStoreUnavailable):
-            self._parts.intake.went_away()
-        wait_s = jittered(claim.attempt, self._settings.retry_base_s, self._settings.retry_cap_s)
-        return Settlement("release", error=error, delay_s=max(LEAST_DELAY_S, wait_s), timings=timings)
+            self._parts.claim_gate.pause_until_store_back()
+        wait_s = backoff_s(claim.attempt, self._settings.retry_base_s, self._settings.retry_cap_s)
+        return Outcome("release", error=error, delay_s=max(LEAST_DELAY_S, wait_s), timings=timings)
 
-    def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Settlement:
+    def _failed(self, error: DreamqueueError, claim: Claim, timings: dict[str, float]) -> Outcome:
         if isinstance(error, OutOfMemory) and _was_too_large(claim):
             error.retryable = False  # this was the try with smaller batches
         if not isinstance(error, EngineError | InvalidInput):
             log.warning("run failed", error=error.message)
-        delay_s = jittered(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)
-        return Settlement("fail", error=error, delay_s=delay_s, timings=timings)
+        delay_s = backoff_s(claim.failures, self._settings.retry_base_s, self._settings.retry_cap_s)
+        return Outcome("fail", error=error, delay_s=delay_s, timings=timings)
 
 
 def _collecting(claim: Claim, pool: str) -> NewJob | None:

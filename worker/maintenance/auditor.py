@@ -9,7 +9,7 @@ from shared.metrics import INVARIANT_VIOLATIONS
 from shared.settings import Settings
 from shared.store.audit import INVARIANTS, Audit, Violation
 from shared.store.jobs import JobStore
-from worker.threads import Periodic
+from worker.threads import PeriodicThread
 
 __all__ = ["Auditor"]
 
@@ -29,7 +29,7 @@ class Auditor:
         self._period_s = settings.audit_period_s
         for invariant in INVARIANTS:
             INVARIANT_VIOLATIONS.labels(invariant)  # shows as 0 until it is not
-        self.thread = Periodic("auditor", settings.audit_period_s, self.audit)
+        self.thread = PeriodicThread("auditor", settings.audit_period_s, self.audit)
 
     def audit(self) -> None:
         """One round, if it is ours to make."""

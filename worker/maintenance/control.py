@@ -7,29 +7,29 @@ import redis
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.redis import connect
-from worker.run.active import Runs
-from worker.threads import Periodic
+from worker.run.active import ActiveRuns
+from worker.threads import PeriodicThread
 
-__all__ = ["Nudges"]
+__all__ = ["ControlListener"]
 
 POLL_S = 0.5  # how soon it notices that the worker stops
 RETRY_S = 0.5
 
 
-class Nudges:
+class ControlListener:
     """One thread on one subscription of its own."""
 
-    def __init__(self, settings: Settings, runs: Runs) -> None:
+    def __init__(self, settings: Settings, runs: ActiveRuns) -> None:
         self._settings = settings
         self._runs = runs
-        self.thread = Periodic("nudges", RETRY_S, self._listen)
+        self.thread = PeriodicThread("control", RETRY_S, self._listen)
 
     def _listen(self) -> None:
         """Until the connection breaks or the worker stops; the thread then subscribes anew."""
         client = connect(self._settings, timeout_s=max(POLL_S * 4, self._settings.redis_timeout_s))
         try:
             with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-                channel.subscribe(keys.nudge(self._settings.worker_name))
+                channel.subscribe(keys.control(self._settings.worker_name))
                 while self.thread.pause(0):
                     message = channel.get_message(timeout=POLL_S)
                     if message:

@@ -10,8 +10,8 @@ from shared.logs import get_logger
 from shared.metrics import BEAT_SECONDS
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerInfo
-from worker.run.active import Runs
-from worker.threads import Periodic
+from worker.run.active import ActiveRuns
+from worker.threads import PeriodicThread
 
 __all__ = ["Heartbeat"]
 
@@ -19,13 +19,13 @@ log = get_logger(__name__)
 
 
 class Heartbeat:
-    """One thread. What the store answers goes to the runs' monitors. Jobs of the `resumable` kinds may be called away
+    """One thread. What the store answers goes to the runs' contexts. Jobs of the `resumable` kinds may be called away
     for a high one while every slot is taken."""
 
     def __init__(
         self,
         store: JobStore,
-        runs: Runs,
+        runs: ActiveRuns,
         describe: Callable[[], WorkerInfo],
         period_s: float,
         resumable: frozenset[str] = frozenset(),
@@ -35,7 +35,7 @@ class Heartbeat:
         self._describe = describe
         self._resumable = resumable
         self._beaten_at = 0.0
-        self.thread = Periodic("heartbeat", period_s, self.beat)
+        self.thread = PeriodicThread("heartbeat", period_s, self.beat)
 
     def beat(self) -> None:
         """Renew all leases, then tell the world. Raises StoreUnavailable, after giving up what cannot be ours."""
@@ -52,18 +52,18 @@ class Heartbeat:
         self._beaten_at = now
 
     def _renew(self, now: float, *, is_full: bool) -> None:
-        monitors = self._runs.all()
-        if not monitors:
+        contexts = self._runs.all()
+        if not contexts:
             return
-        claims = [monitor.claim for monitor in monitors]
+        claims = [context.claim for context in contexts]
         signals = self._store.beat(claims, is_full=is_full, resumable=self._resumable)
-        for monitor, signal in zip(monitors, signals, strict=True):
-            monitor.renewed(now, signal)
+        for context, signal in zip(contexts, signals, strict=True):
+            context.renewed(now, signal)
 
     def _give_up_overdue(self) -> None:
         """Leases that ran out while the store was silent may be another worker's by now."""
         now = time.monotonic()
-        for monitor in self._runs.all():
-            if now > monitor.lease_until:
-                log.warning("lease presumed lost", job_id=monitor.claim.id, attempt=monitor.claim.attempt)
-                monitor.stop(LeaseLost("the lease could not be renewed in time"))
+        for context in self._runs.all():
+            if now > context.lease_until:
+                log.warning("lease presumed lost", job_id=context.claim.id, attempt=context.claim.attempt)
+                context.stop(LeaseLost("the lease could not be renewed in time"))

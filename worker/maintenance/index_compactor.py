@@ -14,10 +14,10 @@ from shared.metrics import (
     SEARCH_STALENESS,
 )
 from shared.settings import Settings
-from worker.collections.access import Shelves
-from worker.threads import Periodic
+from worker.collections.access import CollectionAccess
+from worker.threads import PeriodicThread
 
-__all__ = ["Upkeep"]
+__all__ = ["IndexCompactor"]
 
 log = get_logger(__name__)
 
@@ -27,13 +27,13 @@ VERSIONS_KEPT_S = 3_700.0  # a little more than readers need old versions (worke
 LAST_READ_S = 60.0  # a table that belongs to nothing may still be read so long
 
 
-class Upkeep:
+class IndexCompactor:
     """One per process that has an index."""
 
-    def __init__(self, shelves: Shelves, settings: Settings) -> None:
-        self._shelves = shelves
+    def __init__(self, access: CollectionAccess, settings: Settings) -> None:
+        self._access = access
         self._large_rows = settings.search_ann_rows
-        self.thread = Periodic("upkeep", PERIOD_S, self.look_after)
+        self.thread = PeriodicThread("index-compactor", PERIOD_S, self.look_after)
 
     def look_after(self, rest_s: float = REST_S, last_read_s: float = LAST_READ_S) -> None:
         """One round. Raises StoreUnavailable, VectorsUnavailable."""
@@ -44,37 +44,37 @@ class Upkeep:
     def drop(self, older_than_s: float) -> int:
         """Delete tables that have belonged to nothing for so long; how many. One that cannot be is tried again."""
         count = 0
-        for table in self._shelves.collections.dropped(older_than_s):
+        for table in self._access.collections.dropped(older_than_s):
             try:
-                self._shelves.database.drop(table)
+                self._access.database.drop(table)
             except VectorsUnavailable as error:
                 log.warning("table not dropped", table=table, error=error.message)
                 continue
-            self._shelves.caches.drop(table)
-            self._shelves.collections.forget(table)
+            self._access.caches.drop(table)
+            self._access.collections.forget(table)
             log.info("table dropped", table=table)
             count += 1
         return count
 
     def compact(self, rest_s: float) -> int:
-        """Tidy every table that was first written to so long ago; how many. One that cannot be is tried again later,
+        """Compact every table that was first written to so long ago; how many. One that cannot be is tried again later,
         and so is one whose worker dies over it."""
         count = 0
-        while collection := self._shelves.collections.take_untidy(rest_s):
+        while collection := self._access.collections.take_due(rest_s):
             try:
                 if collection.width:
-                    self._shelves.table(collection).optimize(is_large=collection.rows > self._large_rows)
+                    self._access.table(collection).optimize(is_large=collection.rows > self._large_rows)
                     INDEX_COMPACTIONS.inc()
                     count += 1
             except VectorsUnavailable as error:
-                log.warning("table not tidied", table=collection.table, error=error.message)
+                log.warning("table not compacted", table=collection.table, error=error.message)
                 continue
-            self._shelves.collections.tidied(collection, VERSIONS_KEPT_S)
+            self._access.collections.compacted(collection, VERSIONS_KEPT_S)
         return count
 
     def _show(self) -> None:
-        held = self._shelves.caches.held()
-        SEARCH_CACHE_ROWS.set(sum(one.rows for one in held))
-        SEARCH_CACHE_BYTES.set(sum(one.bytes for one in held))
-        SEARCH_CACHE_TABLES.set(len(held))
-        SEARCH_STALENESS.set(self._shelves.staleness_s())
+        cached = self._access.caches.cached()
+        SEARCH_CACHE_ROWS.set(sum(one.rows for one in cached))
+        SEARCH_CACHE_BYTES.set(sum(one.bytes for one in cached))
+        SEARCH_CACHE_TABLES.set(len(cached))
+        SEARCH_STALENESS.set(self._access.staleness_s())

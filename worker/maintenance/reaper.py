@@ -12,7 +12,7 @@ from shared.metrics import REAPED
 from shared.settings import Settings
 from shared.storage import ObjectStore, job_prefix
 from shared.store.jobs import JobStore
-from worker.threads import Periodic
+from worker.threads import PeriodicThread
 
 __all__ = ["Reaper"]
 
@@ -30,7 +30,7 @@ class Reaper:
         self._store = store
         self._objects = objects
         self._expiry_at = 0.0
-        self.thread = Periodic("reaper", settings.reap_period_s, self.sweep)
+        self.thread = PeriodicThread("reaper", settings.reap_period_s, self.sweep)
 
     def sweep(self) -> None:
         """One round. Goes on at once while there is more than a batch, up to ROUNDS batches."""

@@ -12,9 +12,9 @@ from shared.logs import get_logger
 from shared.records.job import Claim
 from worker.engines.scheduling.memory import resident_bytes
 from worker.run.hooks import Ended
-from worker.threads import Periodic
+from worker.threads import PeriodicThread
 
-__all__ = ["WARM_JOBS", "Recycling"]
+__all__ = ["WARM_JOBS", "Recycler"]
 
 log = get_logger(__name__)
 
@@ -22,7 +22,7 @@ WARM_JOBS = 10  # caches and allocators fill with the first jobs; growth counts 
 LOOK_EVERY_S = 5.0
 
 
-class Recycling:
+class Recycler:
     """A hook that counts jobs, and a thread that looks at memory. `leave` is called once."""
 
     def __init__(self, after_jobs: int, rss_growth: float, leave: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class Recycling:
         self._ended = 0
         self._warm_rss = 0
         self._is_leaving = False
-        self.thread = Periodic("recycling", LOOK_EVERY_S, self.look)
+        self.thread = PeriodicThread("recycler", LOOK_EVERY_S, self.look)
 
     def before(self, _claim: Claim) -> None:
         """See Hook."""

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from shared.logs import get_logger
 from shared.settings import Settings
 from shared.store.jobs import JobStore
-from worker.engines.scheduling.device_lock import Turns
-from worker.run.active import Runs
-from worker.run.context import JobMonitor
-from worker.threads import Periodic
+from worker.engines.scheduling.device_lock import DeviceLock
+from worker.run.active import ActiveRuns
+from worker.run.context import JobContext
+from worker.threads import PeriodicThread
 
 __all__ = ["EXIT_CODE", "Watchdog"]
 
@@ -40,8 +40,8 @@ class Watchdog:
 
     def __init__(
         self,
-        runs: Runs,
-        turns: Turns,
+        runs: ActiveRuns,
+        device_lock: DeviceLock,
         store: JobStore,
         settings: Settings,
         *,
@@ -49,14 +49,14 @@ class Watchdog:
         end: Callable[[int], None],
     ) -> None:
         self._runs = runs
-        self._turns = turns
+        self._device_lock = device_lock
         self._store = store
         self._timeout_s = timeout_s = settings.step_timeout_s
         self._blind_s = max(2 * FIRST_STEP_FACTOR * timeout_s, 2 * settings.lease_s)
         self._shut = shut
         self._end = end
         self._looked_at = self._awake_since = time.monotonic()
-        self.thread = Periodic("watchdog", max(0.05, min(1.0, timeout_s / LOOKS)), self._watch)
+        self.thread = PeriodicThread("watchdog", max(0.05, min(1.0, timeout_s / LOOKS)), self._watch)
 
     def stop(self) -> None:
         """The process may take as long as it likes to end."""
@@ -78,38 +78,38 @@ class Watchdog:
             self._awake_since = now  # the whole process stood still; nobody is to blame
         self._looked_at = now
         running = self._runs.all()
-        hung = [monitor for monitor in running if self._hangs(monitor, now)]
+        hung = [context for context in running if self._hangs(context, now)]
         if hung:
             self._bury(hung)
 
-    def _hangs(self, monitor: JobMonitor, now: float) -> bool:
-        if not monitor.is_in_engine or self._turns.is_waiting(monitor.thread):
+    def _hangs(self, context: JobContext, now: float) -> bool:
+        if not context.is_in_engine or self._device_lock.is_waiting(context.thread):
             return False
-        moved_at = max(monitor.moved_at, self._turns.moved_at(monitor.thread), self._awake_since)
-        factor = 1 if _is_amid_a_stage(monitor) else FIRST_STEP_FACTOR
+        moved_at = max(context.moved_at, self._device_lock.moved_at(context.thread), self._awake_since)
+        factor = 1 if _is_amid_a_stage(context) else FIRST_STEP_FACTOR
         return now - moved_at > factor * self._timeout_s
 
-    def _bury(self, hung: list[JobMonitor]) -> None:
+    def _bury(self, hung: list[JobContext]) -> None:
         """Siblings go back, the hung are given up for lost, the process ends."""
         self._shut()
         self._runs.wait_until_claimed(CLAIM_S)
-        siblings = [monitor for monitor in self._runs.all() if monitor not in hung]
-        log.critical("engine hangs; this process ends", jobs=[monitor.claim.id for monitor in hung],
-                     kinds=[monitor.claim.kind for monitor in hung], given_back=len(siblings))  # fmt: skip
+        siblings = [context for context in self._runs.all() if context not in hung]
+        log.critical("engine hangs; this process ends", jobs=[context.claim.id for context in hung],
+                     kinds=[context.claim.kind for context in hung], given_back=len(siblings))  # fmt: skip
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        for monitor in (*siblings, *hung):
-            self._runs.close(monitor)  # no beat renews it after this
-        for monitor in siblings:
-            _tried(lambda monitor=monitor: self._store.release(monitor.claim))  # type: ignore[misc]
-        for monitor in hung:
-            _tried(lambda monitor=monitor: self._store.abandon(monitor.claim))  # type: ignore[misc]
+        for context in (*siblings, *hung):
+            self._runs.close(context)  # no beat renews it after this
+        for context in siblings:
+            _tried(lambda context=context: self._store.release(context.claim))  # type: ignore[misc]
+        for context in hung:
+            _tried(lambda context=context: self._store.abandon(context.claim))  # type: ignore[misc]
         self._end(EXIT_CODE)
         os._exit(EXIT_CODE)
 
 
-def _is_amid_a_stage(monitor: JobMonitor) -> bool:
+def _is_amid_a_stage(context: JobContext) -> bool:
     """Whether the run has taken steps like the one that is due: some of its latest stage, and not the last one."""
-    latest = monitor.latest
+    latest = context.latest
     return "step" in latest and latest["step"] < latest["total"]
 
 

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 from shared.errors import Cancelled, Draining, Stopped, Yielded
 from shared.store import keys
-from worker.run.context import JobMonitor
+from worker.run.context import JobContext
 
-__all__ = ["Runs"]
+__all__ = ["ActiveRuns"]
 
 LOOK_AGAIN_S = 0.5  # how late a thread notices that standing by is over without any job having ended
 
 
-class Runs:
-    """Monitors by job. Once told to give up, it gives up every run, those that come later too.
+class ActiveRuns:
+    """Contexts by job. Once told to give up, it gives up every run, those that come later too.
 
     A job that must run alone needs a worker that holds nothing else, from its claim to its end. So a claim of an idle
     worker is made by one thread while the others wait; claims beside running jobs are made side by side.
@@ -25,7 +25,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
-        self._monitors: dict[str, JobMonitor] = {}
+        self._contexts: dict[str, JobContext] = {}
         self._gave_up = False
         self._is_shut = False
         self._claiming = 0  # threads between asking for a job and opening it
@@ -43,7 +43,7 @@ class Runs:
         with self._lock:
             while not self._lock.wait_for(self._may_claim, LOOK_AGAIN_S):
                 pass
-            is_idle = not self._monitors and not self._claiming
+            is_idle = not self._contexts and not self._claiming
             self._claiming += 1
             self._is_claiming_alone = is_idle
         try:
@@ -59,9 +59,9 @@ class Runs:
     def _may_claim(self) -> bool:
         if self._is_shut:
             return True
-        if self._is_claiming_alone or any(monitor.claim.alone for monitor in self._monitors.values()):
+        if self._is_claiming_alone or any(context.claim.alone for context in self._contexts.values()):
             return False
-        return time.monotonic() >= self._standby_until or not (self._monitors or self._claiming)
+        return time.monotonic() >= self._standby_until or not (self._contexts or self._claiming)
 
     def stand_by(self, seconds: float) -> None:
         """Claim nothing until nothing runs here; at most so long, then ask again."""
@@ -82,26 +82,26 @@ class Runs:
     # --- what runs -----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._monitors)
+        return len(self._contexts)
 
-    def open(self, monitor: JobMonitor) -> None:
+    def open(self, context: JobContext) -> None:
         """A claim was won."""
         with self._lock:
-            self._monitors[_ref(monitor)] = monitor
+            self._contexts[_ref(context)] = context
             if self._gave_up:
-                monitor.stop(Draining("the worker stops"))
+                context.stop(Draining("the worker stops"))
 
-    def close(self, monitor: JobMonitor) -> None:
+    def close(self, context: JobContext) -> None:
         """The job is settled, or no longer ours."""
         with self._lock:
-            if self._monitors.get(_ref(monitor)) is monitor:
-                del self._monitors[_ref(monitor)]
+            if self._contexts.get(_ref(context)) is context:
+                del self._contexts[_ref(context)]
             self._lock.notify_all()
 
-    def all(self) -> list[JobMonitor]:
+    def all(self) -> list[JobContext]:
         """Those that run now."""
         with self._lock:
-            return list(self._monitors.values())
+            return list(self._contexts.values())
 
     def cancel(self, ref: str) -> None:
         """The caller wants this job (`tenant:id`) to end; nothing happens if we do not hold it."""
@@ -113,22 +113,22 @@ class Runs:
 
     def _stop(self, ref: str, cause: Stopped) -> None:
         with self._lock:
-            monitor = self._monitors.get(ref)
-        if monitor:
-            monitor.stop(cause)
+            context = self._contexts.get(ref)
+        if context:
+            context.stop(cause)
 
     def give_up(self) -> None:
         """Stop every run at its next step; their jobs go back to the queue."""
         with self._lock:
             self._gave_up = True
-            for monitor in self._monitors.values():
-                monitor.stop(Draining("the worker stops"))
+            for context in self._contexts.values():
+                context.stop(Draining("the worker stops"))
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Whether nothing runs any more."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self._monitors, timeout_s)
+            return self._lock.wait_for(lambda: not self._contexts, timeout_s)
 
 
-def _ref(monitor: JobMonitor) -> str:
-    return keys.ref(monitor.claim.tenant, monitor.claim.id)
+def _ref(context: JobContext) -> str:
+    return keys.ref(context.claim.tenant, context.claim.id)

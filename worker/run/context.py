@@ -16,7 +16,7 @@ from shared.metrics import RUNS_RESUMED
 from shared.records.job import Claim, SavedRun
 from shared.store.jobs import Signal
 
-__all__ = ["JobMonitor", "Offer"]
+__all__ = ["JobContext", "Offer"]
 
 log = get_logger(__name__)
 
@@ -33,8 +33,8 @@ class Offer:
     make: Callable[[], bytes]
 
 
-class JobMonitor:
-    """Engines see worker.engines.base.Monitor; heartbeat and drain use the rest. Thread-safe.
+class JobContext:
+    """Engines see worker.engines.base.RunContext; heartbeat and drain use the rest. Thread-safe.
 
     `lease_until` is the local monotonic time until which the job is surely ours.
     """
@@ -45,9 +45,9 @@ class JobMonitor:
         *,
         claimed_at: float,
         lease_s: float,
-        on_progress: Callable[[JobMonitor], None],
-        on_preview: Callable[[JobMonitor, Image, int], None],
-        on_snapshot: Callable[[JobMonitor], None] = lambda _monitor: None,
+        on_progress: Callable[[JobContext], None],
+        on_preview: Callable[[JobContext, Image, int], None],
+        on_snapshot: Callable[[JobContext], None] = lambda _context: None,
     ) -> None:
         self.claim = claim
         self.lease_until = claimed_at + lease_s
@@ -75,12 +75,12 @@ class JobMonitor:
 
     # --- what an engine calls ------------------------------------------------------------------------------------
 
-    def check(self, *, but: tuple[type[Stopped], ...] = ()) -> None:
-        """Raise what stops this run, if anything does; causes of the classes in `but` are let pass."""
+    def check(self, *, keep_through: tuple[type[Stopped], ...] = ()) -> None:
+        """Raise what stops this run, if anything does; causes of the classes in `keep_through` are let pass."""
         self.moved_at = time.monotonic()
-        if self._cause is not None and not isinstance(self._cause, but):
+        if self._cause is not None and not isinstance(self._cause, keep_through):
             raise self._cause
-        if self._deadline is not None and self.moved_at > self._deadline and DeadlineExceeded not in but:
+        if self._deadline is not None and self.moved_at > self._deadline and DeadlineExceeded not in keep_through:
             raise DeadlineExceeded("the deadline passed while the job ran")
 
     def progress(self, stage: str, step: int, total: int) -> None:
@@ -96,7 +96,7 @@ class JobMonitor:
             self._on_preview(self, image, step)
 
     def snapshot(self, step: int, make: Callable[[], bytes]) -> None:
-        """Offer to save the run; see worker.engines.base.Monitor."""
+        """Offer to save the run; see worker.engines.base.RunContext."""
         self.offer = Offer(step, make)
         self._on_snapshot(self)
 

@@ -24,12 +24,12 @@ POINTS = (AFTER_CLAIM, BEFORE_UPLOAD, AFTER_UPLOAD, AFTER_COMMIT, BEFORE_SNAPSHO
 
 
 class FailPoints:
-    """At most one point is armed. `told`: empty, `name`, or `name:pass`; thread-safe."""
+    """At most one point is armed. `setting`: empty, `name`, or `name:pass`; thread-safe."""
 
-    def __init__(self, told: str = "") -> None:
-        if told and not re.fullmatch(rf"({'|'.join(POINTS)})(:[1-9][0-9]*)?", told):
-            raise ValueError(f"no such fail-point: {told}")
-        self._armed, _, number = told.partition(":")
+    def __init__(self, setting: str = "") -> None:
+        if setting and not re.fullmatch(rf"({'|'.join(POINTS)})(:[1-9][0-9]*)?", setting):
+            raise ValueError(f"no such fail-point: {setting}")
+        self._armed, _, number = setting.partition(":")
         self._left = int(number or 1)
         self._lock = threading.Lock()
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.errors import Cancelled, Draining, ObjectStoreUnavailable, Stopped
-from worker.run.context import JobMonitor
+from worker.run.context import JobContext
 
-__all__ = ["jittered", "patiently"]
+__all__ = ["backoff_s", "retry_while_away"]
 
 T = TypeVar("T")
 
@@ -19,36 +19,37 @@ CAP_S = 10.0
 DRAIN_S = 4.0  # for what is made already, when a worker that stops has no grace left
 
 
-def jittered(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
+def backoff_s(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
     """Seconds to wait after so many failures: full jitter under min(cap, base * 2**tries)."""
     return random.uniform(0, min(cap_s, base_s * 2 ** min(tries, 30)))
 
 
-def patiently(
+def retry_while_away(
     call: Callable[[], T],
-    monitor: JobMonitor,
+    context: JobContext,
     patience_s: float,
     *,
-    but: tuple[type[Stopped], ...] = (Cancelled,),
+    keep_through: tuple[type[Stopped], ...] = (Cancelled,),
     on_retry: Callable[[], None] | None = None,
 ) -> T:
-    """`call` until the object store answers, for `patience_s`; what stops the run, `but` for those, ends it too.
+    """`call` until the object store answers, for `patience_s`; what stops the run ends it, too, unless it is in
+    `keep_through`.
 
     A cancel does not by default: what the run made is kept. Where draining does not either, it leaves DRAIN_S.
     """
     failed = 0
     give_up_at = time.monotonic() + patience_s
     while True:
-        monitor.check(but=but)
+        context.check(keep_through=keep_through)
         try:
             return call()
         except ObjectStoreUnavailable:
-            wait_s = jittered(failed)
-            if monitor.is_stopped_by(Draining):
-                give_up_at = min(give_up_at, monitor.stopped_at + DRAIN_S)
+            wait_s = backoff_s(failed)
+            if context.is_stopped_by(Draining):
+                give_up_at = min(give_up_at, context.stopped_at + DRAIN_S)
             if time.monotonic() + wait_s > give_up_at:
                 raise
             failed += 1
             if on_retry:
                 on_retry()
-            monitor.wait(wait_s)
+            context.wait(wait_s)

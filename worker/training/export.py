@@ -31,16 +31,16 @@ def export_models(source: Path, tokenizer: Path, out: Path) -> dict[str, int]:
         entry = _entry(name, family, target, config, weights, out / TOKENIZER)
         entries.append(entry)
         sizes[entry["id"]] = (target / weights).stat().st_size
-    held = {row["id"]: row for row in _held(out / "registry.json")}
+    existing = {row["id"]: row for row in _entries_in(out / "registry.json")}
     for entry in entries:
-        before = held.get(entry["id"], {})
+        before = existing.get(entry["id"], {})
         if "calibration" in before and before["sha256"] == entry["sha256"]:
             entry["calibration"] = before["calibration"]  # of the same weights
     (out / "registry.json").write_text(json.dumps({"models": entries}, indent=2) + "\n", encoding="utf-8")
     return sizes
 
 
-def _held(registry: Path) -> list[dict[str, Any]]:
+def _entries_in(registry: Path) -> list[dict[str, Any]]:
     return json.loads(registry.read_text(encoding="utf-8"))["models"] if registry.is_file() else []
 
 

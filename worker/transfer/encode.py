@@ -14,7 +14,7 @@ from shared.storage import StoredObject
 from shared.version import VERSION
 from worker.engines.base import Output, Picture
 
-__all__ = ["SOFTWARE", "Artifact", "Rendered", "png_bytes", "render"]
+__all__ = ["SOFTWARE", "Artifact", "EncodedOutput", "encode", "png_bytes"]
 
 SOFTWARE = f"dreamqueue {VERSION}"
 
@@ -30,7 +30,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class EncodedOutput:
     """All of an output but the storing."""
 
     pictures: list[Artifact]
@@ -57,7 +57,7 @@ class Rendered:
         return {"images": entries[:count], "files": entries[count:], **self.data}
 
 
-def render(output: Output) -> Rendered:
+def encode(output: Output) -> EncodedOutput:
     """Encode the pictures, in the engine's order: best first within each prompt."""
     models = [asdict(model) for model in output.models]
     recipe = {"parameters": json.dumps(output.parameters), "models": json.dumps(models), "software": SOFTWARE}
@@ -67,7 +67,7 @@ def render(output: Output) -> Rendered:
         for name, (body, content_type) in output.files.items()
     ]
     data = {"parameters": output.parameters, "models": models, "software": SOFTWARE, **output.data}
-    return Rendered(pictures, files, data)
+    return EncodedOutput(pictures, files, data)
 
 
 def _picture(name: str, picture: Picture, recipe: dict[str, str]) -> Artifact:
@@ -80,8 +80,8 @@ def _picture(name: str, picture: Picture, recipe: dict[str, str]) -> Artifact:
         "width": picture.image.width,
         "height": picture.image.height,
     }
-    told = {name: str(entry[name]) for name in ("prompt", "seed", "index", "score") if entry[name] is not None}
-    return Artifact(name, png_bytes(picture.image, {**told, **recipe}), "image/png", entry)
+    described = {name: str(entry[name]) for name in ("prompt", "seed", "index", "score") if entry[name] is not None}
+    return Artifact(name, png_bytes(picture.image, {**described, **recipe}), "image/png", entry)
 
 
 def png_bytes(image: Image, text: dict[str, str] | None = None) -> bytes:

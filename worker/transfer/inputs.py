@@ -12,8 +12,8 @@ from shared.errors import Expired, NotFound, UnreadableImage
 from shared.settings import Settings
 from shared.storage import ObjectStore, image_key
 from shared.store.jobs import JobStore
-from worker.run.context import JobMonitor
-from worker.run.retry import patiently
+from worker.run.context import JobContext
+from worker.run.retry import retry_while_away
 
 __all__ = ["Inputs", "decode_picture"]
 
@@ -30,21 +30,21 @@ class Inputs:
         self._patience_s = settings.upload_patience_s
         self._threads = threads
 
-    def fetch(self, refs: list[str], monitor: JobMonitor) -> Mapping[str, Image.Image]:
+    def fetch(self, refs: list[str], context: JobContext) -> Mapping[str, Image.Image]:
         """Every picture by its reference. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
 
         def one(ref: str) -> Image.Image:
-            return decode_picture(self.fetch_bytes(ref, monitor), ref, self._max_pixels)
+            return decode_picture(self.fetch_bytes(ref, context), ref, self._max_pixels)
 
         if len(refs) < 2:
             return {ref: one(ref) for ref in refs}
         return dict(zip(refs, self._threads.map(one, refs), strict=True))
 
-    def fetch_bytes(self, ref: str, monitor: JobMonitor) -> bytes:
+    def fetch_bytes(self, ref: str, context: JobContext) -> bytes:
         """One picture as it was uploaded or made. Raises UnreadableImage, ObjectStoreUnavailable, Stopped."""
-        key = self._key(monitor.claim.tenant, ref)
+        key = self._key(context.claim.tenant, ref)
         try:
-            return patiently(lambda: self._objects.get(key), monitor, self._patience_s, but=())
+            return retry_while_away(lambda: self._objects.get(key), context, self._patience_s, keep_through=())
         except NotFound:
             raise UnreadableImage(f"the picture {ref} is gone") from None
 

@@ -10,9 +10,9 @@ from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.metrics import UPLOADED_BYTES
 from shared.storage import ObjectStore, artifact_key
-from worker.run.context import JobMonitor
-from worker.run.progress import Reports
-from worker.threads import Periodic
+from worker.run.context import JobContext
+from worker.run.progress import ProgressWriter
+from worker.threads import PeriodicThread
 from worker.transfer.encode import png_bytes
 
 __all__ = ["Previews"]
@@ -23,37 +23,37 @@ log = get_logger(__name__)
 class Previews:
     """At most one preview per run is on its way; engines' next ones are dropped until it has arrived."""
 
-    def __init__(self, objects: ObjectStore, reports: Reports) -> None:
+    def __init__(self, objects: ObjectStore, progress: ProgressWriter) -> None:
         self._objects = objects
-        self._reports = reports
-        self._waiting: queue.SimpleQueue[tuple[JobMonitor, Image, int]] = queue.SimpleQueue()
-        self.thread = Periodic("previews", 0.0, self._store_next)
+        self._progress = progress
+        self._waiting: queue.SimpleQueue[tuple[JobContext, Image, int]] = queue.SimpleQueue()
+        self.thread = PeriodicThread("previews", 0.0, self._store_next)
 
-    def take(self, monitor: JobMonitor, image: Image, step: int) -> None:
+    def take(self, context: JobContext, image: Image, step: int) -> None:
         """Accept a preview of a run that has none in flight."""
-        monitor.has_preview_in_flight = True
-        self._waiting.put((monitor, image, step))
+        context.has_preview_in_flight = True
+        self._waiting.put((context, image, step))
 
     def _store_next(self) -> None:
         try:
-            monitor, image, step = self._waiting.get(timeout=1.0)
+            context, image, step = self._waiting.get(timeout=1.0)
         except queue.Empty:
             return
         try:
-            self._store(monitor, image, step)
+            self._store(context, image, step)
         except Unavailable as error:
             log.debug("preview dropped", error=error.message)
         finally:
-            monitor.has_preview_in_flight = False
+            context.has_preview_in_flight = False
 
-    def _store(self, monitor: JobMonitor, image: Image, step: int) -> None:
-        if monitor.is_closed:
+    def _store(self, context: JobContext, image: Image, step: int) -> None:
+        if context.is_closed:
             return
-        claim = monitor.claim
+        claim = context.claim
         name = f"preview-{step:06d}.png"
         key = artifact_key(claim.tenant, claim.id, claim.attempt, name)
         stored = self._objects.put(key, png_bytes(image), "image/png")
         UPLOADED_BYTES.labels("preview").inc(stored.bytes)
         preview = {"name": name, "key": key, "step": step}
-        monitor.note_preview(preview)
-        self._reports.write(monitor, "preview", {**preview, "fraction": monitor.latest.get("fraction", 0.0)})
+        context.note_preview(preview)
+        self._progress.write(context, "preview", {**preview, "fraction": context.latest.get("fraction", 0.0)})

@@ -19,10 +19,10 @@ from shared.metrics import SNAPSHOTS, UPLOADED_BYTES
 from shared.records.job import SavedRun
 from shared.storage import ObjectStore, StoredObject, snapshot_key, snapshot_prefix
 from shared.store.jobs import JobStore, Signal
-from worker.run.context import JobMonitor, Offer
+from worker.run.context import JobContext, Offer
 from worker.run.failpoints import BEFORE_SNAPSHOT, FailPoints
-from worker.run.retry import patiently
-from worker.threads import Periodic
+from worker.run.retry import retry_while_away
+from worker.threads import PeriodicThread
 
 __all__ = ["Snapshots"]
 
@@ -37,7 +37,7 @@ LAST_PATIENCE_S = 4.0  # a stopped run's last snapshot may take this long; then 
 class _Order:
     """Store this (`body`), or delete all the job's snapshots (no body)."""
 
-    monitor: JobMonitor
+    context: JobContext
     step: int = 0
     body: bytes = b""
     done: threading.Event = field(default_factory=threading.Event)
@@ -52,48 +52,48 @@ class Snapshots:
         self._every_s = every_s
         self._failpoints = failpoints
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
-        self.thread = Periodic("snapshots", 0.0, self._next)
+        self.thread = PeriodicThread("snapshots", 0.0, self._next)
 
     # --- for the run's own thread ----------------------------------------------------------------------------------
 
-    def offered(self, monitor: JobMonitor) -> None:
+    def offered(self, context: JobContext) -> None:
         """The run can be saved as it is now: done when the last time is `every_s` ago, longer after a large one."""
-        if not self._every_s or monitor.has_snapshot_in_flight or monitor.offer is None:
+        if not self._every_s or context.has_snapshot_in_flight or context.offer is None:
             return
-        saved = monitor.saved or monitor.claim.snapshot
+        saved = context.saved or context.claim.snapshot
         every_s = self._every_s * max(1.0, saved.bytes / EASY_BYTES if saved else 0.0)
-        if time.monotonic() - monitor.saved_at < every_s:
+        if time.monotonic() - context.saved_at < every_s:
             return
-        order = _made(monitor, monitor.offer)
+        order = _made(context, context.offer)
         if order is None:
-            monitor.saved_at = time.monotonic()
+            context.saved_at = time.monotonic()
             return
-        monitor.has_snapshot_in_flight = True
+        context.has_snapshot_in_flight = True
         self._orders.put(order)
 
-    def save_last(self, monitor: JobMonitor) -> None:
+    def save_last(self, context: JobContext) -> None:
         """The run was stopped and goes back: save what it reached, within LAST_PATIENCE_S. Never raises."""
-        offer: Offer | None = monitor.offer
-        if not self._every_s or offer is None or (monitor.saved and monitor.saved.step == offer.step):
+        offer: Offer | None = context.offer
+        if not self._every_s or offer is None or (context.saved and context.saved.step == offer.step):
             return
-        monitor.moved_at, monitor.is_in_engine = time.monotonic(), True  # `make` may hang as any step may
+        context.moved_at, context.is_in_engine = time.monotonic(), True  # `make` may hang as any step may
         try:
-            order = _made(monitor, offer)
+            order = _made(context, offer)
         finally:
-            monitor.is_in_engine = False
+            context.is_in_engine = False
         if order is None:
             return
         self._orders.put(order)
         if not order.done.wait(LAST_PATIENCE_S):
             log.warning("last snapshot not stored in time", step=offer.step)
 
-    def fetch(self, monitor: JobMonitor) -> bytes | None:
+    def fetch(self, context: JobContext) -> bytes | None:
         """What an earlier attempt saved; None where there is nothing, or it is gone or damaged. Raises Stopped."""
-        saved = monitor.claim.snapshot
+        saved = context.claim.snapshot
         if saved is None:
             return None
         try:
-            body = patiently(lambda: self._objects.get(saved.key), monitor, FETCH_PATIENCE_S, but=())
+            body = retry_while_away(lambda: self._objects.get(saved.key), context, FETCH_PATIENCE_S, keep_through=())
         except (NotFound, ObjectStoreUnavailable) as error:
             log.warning("snapshot ignored: it cannot be fetched", error=error.message)
             return None
@@ -102,10 +102,10 @@ class Snapshots:
             return None
         return body
 
-    def discard(self, monitor: JobMonitor) -> None:
+    def discard(self, context: JobContext) -> None:
         """The job has ended: nothing goes on from its snapshots."""
-        if monitor.saved or monitor.claim.snapshot:
-            self._orders.put(_Order(monitor))
+        if context.saved or context.claim.snapshot:
+            self._orders.put(_Order(context))
 
     # --- the thread ------------------------------------------------------------------------------------------------
 
@@ -116,46 +116,46 @@ class Snapshots:
             return
         try:
             if order.body:
-                self._save(order.monitor, order)
+                self._save(order.context, order)
             else:
-                self._objects.delete_prefix(snapshot_prefix(order.monitor.claim.tenant, order.monitor.claim.id))
+                self._objects.delete_prefix(snapshot_prefix(order.context.claim.tenant, order.context.claim.id))
         except Unavailable as error:
             log.info("snapshot not stored or deleted", error=error.message)
         finally:
-            order.monitor.saved_at = time.monotonic()
-            order.monitor.has_snapshot_in_flight = False
+            order.context.saved_at = time.monotonic()
+            order.context.has_snapshot_in_flight = False
             order.done.set()
 
-    def _save(self, monitor: JobMonitor, order: _Order) -> None:
-        if monitor.is_closed:
+    def _save(self, context: JobContext, order: _Order) -> None:
+        if context.is_closed:
             return
         self._failpoints.passing(BEFORE_SNAPSHOT)
-        claim = monitor.claim
+        claim = context.claim
         key = snapshot_key(claim.tenant, claim.id, claim.attempt, order.step)
         stored = self._objects.put(key, order.body, "application/octet-stream")
         UPLOADED_BYTES.labels("snapshot").inc(stored.bytes)
-        if not self._note(monitor, order.step, stored):
+        if not self._note(context, order.step, stored):
             self._objects.delete(stored.key)
             return
         SNAPSHOTS.labels(claim.kind).inc()
-        before, monitor.saved = monitor.saved or claim.snapshot, _saved(order.step, stored)
+        before, context.saved = context.saved or claim.snapshot, _saved(order.step, stored)
         if before is not None and before.key != stored.key:
             self._objects.delete(before.key)
 
-    def _note(self, monitor: JobMonitor, step: int, stored: StoredObject) -> bool:
-        with monitor.writing:
-            if monitor.is_closed:
+    def _note(self, context: JobContext, step: int, stored: StoredObject) -> bool:
+        with context.writing:
+            if context.is_closed:
                 return False
-            signal = self._store.note_snapshot(monitor.claim, _saved(step, stored))
+            signal = self._store.note_snapshot(context.claim, _saved(step, stored))
         if signal is Signal.LOST:
-            monitor.stop(LeaseLost("another attempt owns this job"))
+            context.stop(LeaseLost("another attempt owns this job"))
         return signal is not Signal.LOST
 
 
-def _made(monitor: JobMonitor, offer: Offer) -> _Order | None:
+def _made(context: JobContext, offer: Offer) -> _Order | None:
     """A run is not worth failing for its snapshot."""
     try:
-        return _Order(monitor, offer.step, offer.make())
+        return _Order(context, offer.step, offer.make())
     except Exception:
         log.exception("no snapshot", step=offer.step)
         return None

@@ -29,8 +29,8 @@ from shared.metrics import OUTPUTS_REUSED, SPOOL_FULL
 from shared.records.job import Claim
 from shared.store import keys
 from shared.store.jobs import JobStore
-from worker.threads import Periodic
-from worker.transfer.encode import Artifact, Rendered
+from worker.threads import PeriodicThread
+from worker.transfer.encode import Artifact, EncodedOutput
 
 __all__ = ["Spool"]
 
@@ -52,56 +52,56 @@ class Spool:
         self._max_bytes = max_bytes
         self._store = store
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, Rendered] = OrderedDict()
+        self._in_memory: OrderedDict[str, EncodedOutput] = OrderedDict()
         self._written: set[str] = set()  # on disk, by this process
         self._unplaced: set[str] = set()  # held, their runs under way, and no place on disk
-        self.thread = Periodic("spool", SWEEP_EVERY_S, self.sweep)
+        self.thread = PeriodicThread("spool", SWEEP_EVERY_S, self.sweep)
 
     @property
     def is_full(self) -> bool:
         """Whether outputs wait in memory because the disk has no place: then nothing more should be claimed."""
         return bool(self._unplaced)
 
-    def put(self, claim: Claim, rendered: Rendered) -> None:
+    def put(self, claim: Claim, encoded: EncodedOutput) -> None:
         """Keep what this run made. Never raises for the disk: it is kept in memory then."""
         ref = _ref(claim)
         if self._folder is not None:
             try:
-                self._write(self._folder, ref, rendered)
+                self._write(self._folder, ref, encoded)
                 self._written.add(ref)
                 return
             except OSError as error:
                 log.error("no place in the spool; nothing is claimed until this output is stored", error=str(error))
         with self._lock:
-            self._held[ref] = rendered
+            self._in_memory[ref] = encoded
             if self._folder is not None:
                 self._unplaced.add(ref)
                 SPOOL_FULL.set(1)
 
-    def get(self, claim: Claim) -> Rendered | None:
+    def get(self, claim: Claim) -> EncodedOutput | None:
         """What an earlier attempt of this job made on this host, if it is there and whole."""
         if claim.attempt == 1:
             return None
         ref = _ref(claim)
         with self._lock:
-            rendered = self._held.get(ref)
-        if rendered is None and self._folder is not None:
-            rendered = _read(_path(self._folder, ref), ref)
-        if rendered is not None:
+            encoded = self._in_memory.get(ref)
+        if encoded is None and self._folder is not None:
+            encoded = _read(_path(self._folder, ref), ref)
+        if encoded is not None:
             OUTPUTS_REUSED.labels(claim.kind).inc()
             log.info("output found in the spool")
-        return rendered
+        return encoded
 
-    def settled(self, claim: Claim, has_ended: bool) -> None:
+    def finished(self, claim: Claim, has_ended: bool) -> None:
         """The run is over. What it made is kept while the job has not ended."""
         ref = _ref(claim)
         with self._lock:
             self._unplaced.discard(ref)
             SPOOL_FULL.set(bool(self._unplaced))
             if has_ended:
-                self._held.pop(ref, None)
-            while sum(item.bytes for item in self._held.values()) > MEMORY_BYTES:
-                dropped, _ = self._held.popitem(last=False)
+                self._in_memory.pop(ref, None)
+            while sum(item.bytes for item in self._in_memory.values()) > MEMORY_BYTES:
+                dropped, _ = self._in_memory.popitem(last=False)
                 log.warning("an output that could not be stored is dropped", ref=dropped)
         if has_ended and self._folder is not None and (claim.attempt > 1 or ref in self._written):
             self._written.discard(ref)
@@ -110,9 +110,9 @@ class Spool:
 
     # --- the disk --------------------------------------------------------------------------------------------------
 
-    def _write(self, folder: Path, ref: str, rendered: Rendered) -> None:
+    def _write(self, folder: Path, ref: str, encoded: EncodedOutput) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of all tenants
-        content = _packed(ref, rendered)
+        content = _packed(ref, encoded)
         if self._used(folder) + len(content) > self._max_bytes:
             raise OSError(errno.ENOSPC, f"the spool would hold more than {self._max_bytes} bytes")
         path = _path(folder, ref)
@@ -136,11 +136,11 @@ class Spool:
     def sweep(self) -> None:
         """Forget outputs of jobs that ended elsewhere. Raises StoreUnavailable."""
         with self._lock:
-            held = list(self._held)
-        for ref in held:
+            kept = list(self._in_memory)
+        for ref in kept:
             if self._has_ended(ref):
                 with self._lock:
-                    self._held.pop(ref, None)
+                    self._in_memory.pop(ref, None)
         if self._folder is None or not self._folder.is_dir():
             return
         for path in list(self._folder.iterdir()):
@@ -178,23 +178,23 @@ def _path(folder: Path, ref: str) -> Path:
     return folder / (hashlib.sha256(ref.encode()).hexdigest()[:40] + SUFFIX)
 
 
-def _packed(ref: str, rendered: Rendered) -> bytes:
+def _packed(ref: str, encoded: EncodedOutput) -> bytes:
     header = {
         "ref": ref,
-        "data": rendered.data,
-        "pictures": [_described(artifact) for artifact in rendered.pictures],
-        "files": [_described(artifact) for artifact in rendered.files],
+        "data": encoded.data,
+        "pictures": [_described(artifact) for artifact in encoded.pictures],
+        "files": [_described(artifact) for artifact in encoded.files],
     }
-    rest = b"\n".join([json.dumps(header).encode(), b"".join(artifact.body for artifact in rendered.artifacts)])
+    rest = b"\n".join([json.dumps(header).encode(), b"".join(artifact.body for artifact in encoded.artifacts)])
     return b"%s %s\n%s" % (MAGIC, hashlib.sha256(rest).hexdigest().encode(), rest)
 
 
 def _described(artifact: Artifact) -> dict[str, Any]:
-    told = {"name": artifact.name, "content_type": artifact.content_type, "entry": artifact.entry}
-    return {**told, "bytes": len(artifact.body)}
+    entry = {"name": artifact.name, "content_type": artifact.content_type, "entry": artifact.entry}
+    return {**entry, "bytes": len(artifact.body)}
 
 
-def _read(path: Path, ref: str) -> Rendered | None:
+def _read(path: Path, ref: str) -> EncodedOutput | None:
     """None where there is nothing good; what is not whole is deleted."""
     try:
         content = path.read_bytes()
@@ -214,13 +214,13 @@ def _read(path: Path, ref: str) -> Rendered | None:
         return None
 
 
-def _unpacked(header: dict[str, Any], bodies: bytes, ref: str) -> Rendered | None:
+def _unpacked(header: dict[str, Any], bodies: bytes, ref: str) -> EncodedOutput | None:
     if header["ref"] != ref:
         return None
     artifacts, at = [], 0
-    for told in (*header["pictures"], *header["files"]):
-        body = bodies[at : at + told["bytes"]]
-        artifacts.append(Artifact(told["name"], body, told["content_type"], told["entry"]))
-        at += told["bytes"]
+    for entry in (*header["pictures"], *header["files"]):
+        body = bodies[at : at + entry["bytes"]]
+        artifacts.append(Artifact(entry["name"], body, entry["content_type"], entry["entry"]))
+        at += entry["bytes"]
     count = len(header["pictures"])
-    return Rendered(artifacts[:count], artifacts[count:], header["data"])
+    return EncodedOutput(artifacts[:count], artifacts[count:], header["data"])

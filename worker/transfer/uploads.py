@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from shared.errors import Stopped
 from shared.metrics import PICTURES, UPLOAD_RETRIES, UPLOADED_BYTES
 from shared.storage import ObjectStore, StoredObject, artifact_key
-from worker.run.context import JobMonitor
-from worker.run.retry import patiently
-from worker.transfer.encode import Artifact, Rendered
+from worker.run.context import JobContext
+from worker.run.retry import retry_while_away
+from worker.transfer.encode import Artifact, EncodedOutput
 
 __all__ = ["Uploads"]
 
@@ -22,27 +22,29 @@ class Uploads:
         self._patience_s = patience_s
         self._threads = threads
 
-    def put(self, rendered: Rendered, monitor: JobMonitor, but: tuple[type[Stopped], ...]) -> list[StoredObject]:
+    def put(
+        self, encoded: EncodedOutput, context: JobContext, keep_through: tuple[type[Stopped], ...]
+    ) -> list[StoredObject]:
         """Store all artifacts; in their order. Raises ObjectStoreUnavailable when patience ends, and Stopped."""
-        claim = monitor.claim
+        claim = context.claim
 
         def one(artifact: Artifact) -> StoredObject:
             key = artifact_key(claim.tenant, claim.id, claim.attempt, artifact.name)
-            stored = patiently(
+            stored = retry_while_away(
                 lambda: self._objects.put(key, artifact.body, artifact.content_type),
-                monitor,
+                context,
                 self._patience_s,
-                but=but,
+                keep_through=keep_through,
                 on_retry=UPLOAD_RETRIES.inc,
             )
             UPLOADED_BYTES.labels("artifact").inc(stored.bytes)
             return stored
 
-        artifacts = rendered.artifacts
+        artifacts = encoded.artifacts
         if len(artifacts) < 2:
             stored = [one(artifact) for artifact in artifacts]
         else:
             stored = list(self._threads.map(one, artifacts))
-        if rendered.pictures:
-            PICTURES.labels(claim.kind).inc(len(rendered.pictures))
+        if encoded.pictures:
+            PICTURES.labels(claim.kind).inc(len(encoded.pictures))
         return stored

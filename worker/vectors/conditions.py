@@ -91,21 +91,21 @@ def plan(filter_: AnyFilter | None, columns: Columns) -> Node:
     return Every(tuple(plan(part, columns) for part in filter_.all_))
 
 
-def _condition(said: Condition, column: Column | None) -> Node:
+def _condition(condition: Condition, column: Column | None) -> Node:
     parts: list[Node] = []
-    if said.exists is not None:
-        present: Node = Some(()) if column is None else Present(said.field, column)
-        parts.append(present if said.exists else Complement(present))
-    if said.eq is not None:
-        parts.append(_one_of(said.field, column, [said.eq]))
-    if said.ne is not None:
-        parts.append(Complement(_one_of(said.field, column, [said.ne])))
-    if said.in_ is not None:
-        parts.append(_one_of(said.field, column, said.in_))
-    if said.is_by_size:
+    if condition.exists is not None:
+        present: Node = Some(()) if column is None else Present(condition.field, column)
+        parts.append(present if condition.exists else Complement(present))
+    if condition.eq is not None:
+        parts.append(_one_of(condition.field, column, [condition.eq]))
+    if condition.ne is not None:
+        parts.append(Complement(_one_of(condition.field, column, [condition.ne])))
+    if condition.in_ is not None:
+        parts.append(_one_of(condition.field, column, condition.in_))
+    if condition.is_by_size:
         by_size = column is not None and column.type == "number"
-        bounds = (said.gt, said.gte, said.lt, said.lte)
-        parts.append(Between(said.field, column, *map(_number, bounds)) if column and by_size else Some(()))
+        bounds = (condition.gt, condition.gte, condition.lt, condition.lte)
+        parts.append(Between(condition.field, column, *map(_number, bounds)) if column and by_size else Some(()))
     return parts[0] if len(parts) == 1 else Every(tuple(parts))
 
 
@@ -183,30 +183,30 @@ class Numbers:
         return bool(value) if self.is_boolean else value
 
 
-def as_mask(node: Node, held: Mapping[str, Texts | Numbers], rows: int) -> Mask:
-    """Which of the rows match. `held`: the columns by field; a field that is not there holds nothing."""
+def as_mask(node: Node, columns: Mapping[str, Texts | Numbers], rows: int) -> Mask:
+    """Which of the rows match. `columns`: the columns by field; a field that is not there holds nothing."""
     match node:
         case OneOf(name, _, values):
-            return _equal(held.get(name), values, rows)
+            return _equal(columns.get(name), values, rows)
         case Between(name):
-            numbers = held.get(name)
+            numbers = columns.get(name)
             return _between(node, numbers.values) if isinstance(numbers, Numbers) else np.zeros(rows, bool)
         case Present(name):
-            column = held.get(name)
+            column = columns.get(name)
             if column is None:
                 return np.zeros(rows, bool)
             return column.codes >= 0 if isinstance(column, Texts) else ~np.isnan(column.values)
         case Complement(part):
-            return ~as_mask(part, held, rows)
+            return ~as_mask(part, columns, rows)
         case Every(parts):
             mask = np.ones(rows, bool)
             for part in parts:
-                mask &= as_mask(part, held, rows)
+                mask &= as_mask(part, columns, rows)
             return mask
         case Some(parts):
             mask = np.zeros(rows, bool)
             for part in parts:
-                mask |= as_mask(part, held, rows)
+                mask |= as_mask(part, columns, rows)
             return mask
 
 

@@ -37,7 +37,7 @@ local function sort_out(ref, state, pool)
       else
         report('stray_entry', ref, function()
           redis.call('ZREM', at[1], at[2])
-          if name == 'line' then retire_turn(pool, (split(ref))) end
+          if name == 'line' then retire_vtime(pool, (split(ref))) end
         end)
       end
     end

@@ -11,7 +11,7 @@ for _, tenant in ipairs(redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1)) do
   local size = redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant)
   ready = ready + size
   if size == 0 then
-    if ARGV[2] == '1' then retire_turn(pool, tenant) end
+    if ARGV[2] == '1' then retire_vtime(pool, tenant) end
     for _, value in ipairs({'empty_turn', pool .. ':' .. tenant, ARGV[2]}) do found[#found + 1] = value end
   end
 end

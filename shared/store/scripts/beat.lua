@@ -30,14 +30,14 @@ for i = 5, #ARGV, 3 do
     replies[#replies + 1] = 'lost'
   else
     redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
-    local word = word_to_owner(ref)
-    local emptying = pool and redis.call('GET', 'dq:emptying:' .. pool)
+    local signal = signal_for(ref)
+    local draining = pool and redis.call('GET', 'dq:emptying:' .. pool)
     local may_move = ARGV[i + 2] == '1' and snapshot and alone ~= '1'
-    if emptying == ref then redis.call('PEXPIRE', 'dq:emptying:' .. pool, lease_ms) end
-    if word == 'ok' and may_move and emptying == worker then word = 'yield' end
-    replies[#replies + 1] = word
-    is_yielding = is_yielding or word == 'yield'
-    if word == 'ok' and may_move then consider(ref, #replies) end
+    if draining == ref then redis.call('PEXPIRE', 'dq:emptying:' .. pool, lease_ms) end
+    if signal == 'ok' and may_move and draining == worker then signal = 'yield' end
+    replies[#replies + 1] = signal
+    is_yielding = is_yielding or signal == 'yield'
+    if signal == 'ok' and may_move then consider(ref, #replies) end
   end
 end
 

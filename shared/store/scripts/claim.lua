@@ -11,8 +11,8 @@
 --   {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now, snapshot, alone, last error JSON or ''}
 even_when_full()
 local pool, worker, lease_ms, is_idle = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
-local turn, suspects, emptying = 'dq:turn:' .. pool, 'dq:suspects:' .. pool, 'dq:emptying:' .. pool
-local forced = 'dq:forced:' .. pool
+local vtime, suspects, draining = 'dq:turn:' .. pool, 'dq:suspects:' .. pool, 'dq:emptying:' .. pool
+local forced_by = 'dq:forced:' .. pool
 local skips = 100  -- late jobs dropped at most on the way; the next doorbell goes on from there
 
 local function run(ref, alone, deadline)
@@ -47,14 +47,14 @@ end
 
 -- What it costs a tenant when its job runs out of turn.
 local function charge(tenant)
-  if redis.call('ZSCORE', turn, tenant) then
-    redis.call('ZINCRBY', turn, stride_of(tenant), tenant)
+  if redis.call('ZSCORE', vtime, tenant) then
+    redis.call('ZINCRBY', vtime, stride_of(tenant), tenant)
     return
   end
-  local tags = 'dq:tags:' .. pool
-  local clock = tonumber(redis.call('GET', 'dq:clock:' .. pool) or '0')
-  local tag = math.max(clock, tonumber(redis.call('HGET', tags, tenant) or '0'))
-  redis.call('HSET', tags, tenant, string.format('%.0f', tag + stride_of(tenant)))
+  local vtags = 'dq:tags:' .. pool
+  local vclock = tonumber(redis.call('GET', 'dq:clock:' .. pool) or '0')
+  local tag = math.max(vclock, tonumber(redis.call('HGET', vtags, tenant) or '0'))
+  redis.call('HSET', vtags, tenant, string.format('%.0f', tag + stride_of(tenant)))
 end
 
 local function from_suspects(is_forced)
@@ -64,10 +64,10 @@ local function from_suspects(is_forced)
     local due, deadline = safely(ref, is_due)
     if due then
       if is_forced then
-        redis.call('SET', emptying, ref, 'PX', lease_ms)
-        redis.call('SET', forced, worker)
-      elseif redis.call('GET', emptying) == worker then
-        redis.call('DEL', emptying)
+        redis.call('SET', draining, ref, 'PX', lease_ms)
+        redis.call('SET', forced_by, worker)
+      elseif redis.call('GET', draining) == worker then
+        redis.call('DEL', draining)
       end
       charge((split(ref)))
       local claimed = safely(ref, run, true, deadline)
@@ -79,7 +79,7 @@ end
 
 local function from_line()
   while skips > 0 do
-    local head = redis.call('ZRANGE', turn, 0, 0, 'WITHSCORES')
+    local head = redis.call('ZRANGE', vtime, 0, 0, 'WITHSCORES')
     if #head == 0 then return nil end
     local tenant, tag = head[1], head[2]
     local id = redis.call('ZPOPMIN', 'dq:ready:' .. pool .. ':' .. tenant)[1]
@@ -88,24 +88,24 @@ local function from_line()
     if ref then due, deadline = safely(ref, is_due) end
     if due then
       redis.call('SET', 'dq:clock:' .. pool, tag)
-      redis.call('ZINCRBY', turn, stride_of(tenant), tenant)
-      retire_turn(pool, tenant)
-      if redis.call('GET', forced) == worker then redis.call('DEL', forced) end
+      redis.call('ZINCRBY', vtime, stride_of(tenant), tenant)
+      retire_vtime(pool, tenant)
+      if redis.call('GET', forced_by) == worker then redis.call('DEL', forced_by) end
       local claimed = safely(ref, run, false, deadline)
       if claimed then return claimed end
     end
-    retire_turn(pool, tenant)
+    retire_vtime(pool, tenant)
     skips = skips - 1
   end
 end
 
 local waiting_since = tonumber(redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2])
-local has_line = redis.call('ZCARD', turn) > 0
-local chosen = redis.call('GET', emptying)
-local may_force = (not chosen or chosen == worker) and not (has_line and redis.call('GET', forced) == worker)
+local has_line = redis.call('ZCARD', vtime) > 0
+local chosen = redis.call('GET', draining)
+local may_force = (not chosen or chosen == worker) and not (has_line and redis.call('GET', forced_by) == worker)
 if waiting_since and now - waiting_since >= tonumber(ARGV[6]) and may_force then
   if is_idle then return from_suspects(has_line) or from_line() end
-  redis.call('SET', emptying, worker, 'PX', lease_ms)
+  redis.call('SET', draining, worker, 'PX', lease_ms)
   return 'standby'
 end
 return from_line() or (is_idle and from_suspects(false)) or nil

@@ -69,7 +69,7 @@ local function enqueue(pool, ref, rank)
 end
 
 -- When a tenant has nothing ready, its turn leaves the table; the time it was due at is kept while it matters.
-local function retire_turn(pool, tenant)
+local function retire_vtime(pool, tenant)
   if redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant) == 0 then
     local tag = redis.call('ZSCORE', 'dq:turn:' .. pool, tenant)
     redis.call('ZREM', 'dq:turn:' .. pool, tenant)
@@ -132,7 +132,7 @@ local function dequeue(pool, ref)
     + redis.call('ZREM', 'dq:delayed', ref) + redis.call('ZREM', 'dq:held', ref)
     + redis.call('ZREM', 'dq:suspects:' .. pool, ref)
   if removed > 0 then redis.call('DECR', 'dq:queued:' .. tenant) end
-  retire_turn(pool, tenant)
+  retire_vtime(pool, tenant)
 end
 
 local function close_attempt(ref, outcome, err)
@@ -151,10 +151,10 @@ local function deadline_exceeded(when)
 end
 
 -- The job runs no more: its lease goes, and where it had a worker emptied for it, that worker's place does.
-local function let_go(ref)
+local function drop_lease(ref)
   redis.call('ZREM', 'dq:leases', ref)
-  local emptying = 'dq:emptying:' .. (redis.call('HGET', job_key(ref), 'pool') or '')
-  if redis.call('GET', emptying) == ref then redis.call('DEL', emptying) end
+  local draining = 'dq:emptying:' .. (redis.call('HGET', job_key(ref), 'pool') or '')
+  if redis.call('GET', draining) == ref then redis.call('DEL', draining) end
 end
 
 -- The one door to a final state: finished_at and expires_at are set with it, every set forgets the job.
@@ -166,7 +166,7 @@ local function finish(ref, state, err)
   redis.call('HDEL', key, 'paused')
   redis.call('HDEL', key, 'snapshot')
   if err and err ~= '' then redis.call('HSET', key, 'error', err) end
-  let_go(ref)
+  drop_lease(ref)
   redis.call('ZREM', 'dq:deadlines', ref)
   redis.call('ZADD', 'dq:expiry', expires_at, ref)
   count(kind or 'unknown', state)
@@ -177,17 +177,17 @@ local function finish(ref, state, err)
 end
 
 -- A running job is queued again, not before `due` ('': at once); its deadline counts in the queue once more.
-local function take_back(ref, due)
+local function unlease(ref, due)
   local key = job_key(ref)
   local deadline = redis.call('HGET', key, 'deadline_at')
-  let_go(ref)
+  drop_lease(ref)
   redis.call('HSET', key, 'state', 'queued', 'queued_at', now, 'worker', '', 'due_at', due)
   if deadline and deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
 end
 
 -- Back to the queue at its old rank, so a job that lost its worker does not lose its place.
 local function requeue(ref, reason)
-  take_back(ref, '')
+  unlease(ref, '')
   emit(ref, 'queued', '{"state":"queued","reason":"' .. reason .. '"}')
   place(ref)
 end
@@ -195,7 +195,7 @@ end
 -- The same after a wait.
 local function postpone(ref, delay_ms, reason, err)
   local due = string.format('%.0f', now + delay_ms)
-  take_back(ref, due)
+  unlease(ref, due)
   redis.call('ZADD', 'dq:delayed', due, ref)
   redis.call('INCR', 'dq:queued:' .. (split(ref)))
   local data = '{"state":"queued","reason":"' .. reason .. '","due_at":' .. due
@@ -213,7 +213,7 @@ local function end_unreadable(ref)
   for _, pool in ipairs(redis.call('SMEMBERS', 'dq:pools')) do
     redis.call('ZREM', 'dq:suspects:' .. pool, ref)
     redis.call('ZREM', 'dq:ready:' .. pool .. ':' .. tenant, id)
-    retire_turn(pool, tenant)
+    retire_vtime(pool, tenant)
   end
   redis.call('HSET', key, 'id', id, 'tenant', tenant)
   finish(ref, 'failed', '{"code":"unreadable_record","message":"this job\'s record cannot be read","retryable":false}')
@@ -249,7 +249,7 @@ local function owns(ref, attempt)
 end
 
 -- What the owner of a running job is told: 'cancel', 'yield' (paused, or called away for a high job) or 'ok'.
-local function word_to_owner(ref)
+local function signal_for(ref)
   local cancel, paused, yield, attempt = unpack(redis.call('HMGET', job_key(ref), 'cancel', 'paused', 'yield', 'attempt'))
   if cancel == '1' then return 'cancel' end
   return (paused == '1' or yield == attempt) and 'yield' or 'ok'

@@ -10,16 +10,16 @@ local suspects = 'dq:suspects:' .. pool
 local rank = not index and redis.call('ZRANK', suspects, ARGV[2])
 if not index and not rank then return nil end
 local ready = redis.call('ZCARD', suspects)
-local turns = redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1, 'WITHSCORES')
-for i = 1, #turns, 2 do ready = ready + redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. turns[i]) end
+local vtimes = redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1, 'WITHSCORES')
+for i = 1, #vtimes, 2 do ready = ready + redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. vtimes[i]) end
 if rank then return {rank, ready} end
 
 local due = tonumber(redis.call('ZSCORE', 'dq:turn:' .. pool, tenant)) + index * stride_of(tenant)
 local ahead = index
-for i = 1, #turns, 2 do
-  local other = turns[i]
+for i = 1, #vtimes, 2 do
+  local other = vtimes[i]
   if other ~= tenant then
-    local lead = (due - tonumber(turns[i + 1])) / stride_of(other)
+    local lead = (due - tonumber(vtimes[i + 1])) / stride_of(other)
     local before = other < tenant and math.floor(lead) + 1 or math.ceil(lead)
     local size = redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. other)
     ahead = ahead + math.max(0, math.min(size, before))

@@ -15,7 +15,7 @@ if is_cancelling(ref) then
 end
 local paused, yield, pool = unpack(redis.call('HMGET', job_key(ref), 'paused', 'yield', 'pool'))
 local is_called_away = yield == ARGV[3] and paused ~= '1'
-local first_tenant, first_id, first_turn = first_in_line(pool)
+local first_tenant, first_id, first_vtime = first_in_line(pool)
 close_attempt(ref, 'released', ARGV[5] ~= '' and ARGV[5] or nil)
 if tonumber(ARGV[4]) > 0 and paused ~= '1' then
   postpone(ref, tonumber(ARGV[4]), 'released', nil)
@@ -25,9 +25,9 @@ requeue(ref, paused == '1' and 'paused' or is_called_away and 'yielded' or 'rele
 
 if is_called_away and first_id and redis.call('HGET', job_key(first_tenant .. ':' .. first_id), 'priority') == 'high' then
   local tenant = split(ref)
-  local due = tonumber(redis.call('ZSCORE', 'dq:turn:' .. pool, tenant) or first_turn + 1)
-  if due < first_turn or (due == first_turn and tenant < first_tenant) then
-    redis.call('ZADD', 'dq:turn:' .. pool, string.format('%.0f', first_turn + 1), tenant)
+  local due = tonumber(redis.call('ZSCORE', 'dq:turn:' .. pool, tenant) or first_vtime + 1)
+  if due < first_vtime or (due == first_vtime and tenant < first_tenant) then
+    redis.call('ZADD', 'dq:turn:' .. pool, string.format('%.0f', first_vtime + 1), tenant)
   end
 end
 return 'queued'

@@ -1,6 +1,6 @@
 """Real pictures under kills: what a job draws after losing its workers is what it draws undisturbed, byte by byte.
 
-Batches are pinned: after a kill a job is in other company than in peace, where sums may go another way.
+Batches are deterministic: after a kill a job is co-batched with others than in peace, where sums may go another way.
 """
 
 from __future__ import annotations

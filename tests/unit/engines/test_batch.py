@@ -12,7 +12,7 @@ import pytest
 from shared.errors import Cancelled, EngineError, NonFinite, OutOfMemory
 from tests.support.polling import eventually
 from worker.engines.scheduling.batch import Batch, BatchEvents
-from worker.engines.scheduling.device_lock import Turns
+from worker.engines.scheduling.device_lock import DeviceLock
 
 
 @dataclass(eq=False)
@@ -87,17 +87,17 @@ class Counters:
 
 
 def _batch(stepper: Counters, events: BatchEvents | None = None) -> Batch[Count]:
-    turns = Turns()
+    device_lock = DeviceLock()
 
     @contextmanager
     def turn(_kind: str) -> Iterator[FirstTurn]:
-        turns.acquire()
+        device_lock.acquire()
         try:
             yield FirstTurn()
         finally:
-            turns.release()
+            device_lock.release()
 
-    return Batch("probe", stepper, turn, turns, events)
+    return Batch("probe", stepper, turn, device_lock, events)
 
 
 def _nothing() -> None:
@@ -159,7 +159,7 @@ def test_two_jobs_share_every_step() -> None:
     stepper = Counters(gate=threading.Semaphore(0))
     batch = _batch(stepper)
     jobs = [Job(batch, [Count(4)]), Job(batch, [Count(4)])]
-    eventually(lambda: len(batch._members) == 2)
+    eventually(lambda: len(batch._requests) == 2)
     stepper.gate.release(10)  # type: ignore[union-attr]
     for job in jobs:
         job.wait()
@@ -175,7 +175,7 @@ def test_a_short_job_joins_a_full_batch_within_two_steps_and_the_one_that_made_r
     stepper.gate.release(5)  # type: ignore[union-attr]
     eventually(lambda: len(stepper.steps) == 5)
     short = Job(batch, [Count(3)])
-    eventually(lambda: len(batch._members) == 2)
+    eventually(lambda: len(batch._requests) == 2)
     stepper.gate.release(1000)  # type: ignore[union-attr]
     short.wait()
     long.wait()
@@ -190,7 +190,7 @@ def test_slots_are_shared_by_halves() -> None:
     stepper = Counters(slots=4, gate=threading.Semaphore(0))
     batch = _batch(stepper)
     many, few = Job(batch, [Count(40) for _ in range(8)]), Job(batch, [Count(40) for _ in range(8)])
-    eventually(lambda: len(batch._members) == 2)
+    eventually(lambda: len(batch._requests) == 2)
     stepper.gate.release(1000)  # type: ignore[union-attr]
     many.wait()
     few.wait()
@@ -208,7 +208,7 @@ def test_a_stopped_job_leaves_at_its_next_step_and_the_others_stay() -> None:
             raise Cancelled("by the caller")
 
     gone, stays = Job(batch, [Count(50)], check), Job(batch, [Count(6)])
-    eventually(lambda: len(batch._members) == 2)
+    eventually(lambda: len(batch._requests) == 2)
     stepper.gate.release(2)  # type: ignore[union-attr]
     eventually(lambda: len(stepper.steps) == 2)
     is_cancelled.set()
@@ -243,9 +243,9 @@ def test_rows_that_came_due_while_the_job_was_busy_stand_still_until_it_has_seen
         gate.release(1)
         next(turns)  # told of the first step; the next ones are taken meanwhile
         gate.release(2)
-        eventually(lambda: batch._members[0].is_paused)
+        eventually(lambda: batch._requests[0].is_paused)
         next(turns)
-        assert batch._members[0].is_paused
+        assert batch._requests[0].is_paused
         assert row.at == 3
         seen.append(row.at)
         gate.release(10)
@@ -379,7 +379,7 @@ def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkey
 
     thread = threading.Thread(target=give_up)
     thread.start()
-    eventually(lambda: coming.is_set() and not batch._members)
+    eventually(lambda: coming.is_set() and not batch._requests)
     assert thread.is_alive()  # its row may be on the device yet
     may_come.set()
     thread.join(10)
@@ -404,11 +404,11 @@ def test_the_watchdog_sees_who_waits_and_who_steps() -> None:
     first = Job(batch, [Count(3)])
     eventually(lambda: len(stepper.inside) == 1)
     second = Job(batch, [Count(3)])
-    eventually(lambda: len(batch._turns._behind) == 2)
+    eventually(lambda: len(batch._device_lock._behind) == 2)
     assert first.thread.ident is not None
     assert second.thread.ident is not None
-    assert not batch._turns.is_waiting(first.thread.ident)  # its step is what hangs, if anything does
-    assert batch._turns.is_waiting(second.thread.ident)
+    assert not batch._device_lock.is_waiting(first.thread.ident)  # its step is what hangs, if anything does
+    assert batch._device_lock.is_waiting(second.thread.ident)
     stepper.gate.release(100)  # type: ignore[union-attr]
     first.wait()
     second.wait()

@@ -44,19 +44,19 @@ class Seen(Recorder):
         self._begun = begun
 
     def progress(self, stage: str, step: int, total: int) -> None:
-        """See Monitor."""
+        """See RunContext."""
         self._begun()
         super().progress(stage, step, total)
 
     def preview(self, image: Image, step: int) -> None:
-        """See Monitor."""
+        """See RunContext."""
         self.shown.append((step, image.tobytes()))
 
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     folder = write_tiny_models(tmp_path_factory.mktemp("weights"))
-    options = EngineOptions(device="cpu", cpu_threads=1, weights_dir=str(folder), is_pinned=True)
+    options = EngineOptions(device="cpu", cpu_threads=1, weights_dir=str(folder), is_deterministic=True)
     engines = build_engines(list(JOBS), options)
     for engine in engines.values():
         engine.load()
@@ -77,7 +77,7 @@ def task(kind: str, spec: dict[str, Any], snapshot: bytes | None = None) -> Task
     return Task(parse_spec(kind, spec), {}, snapshot=snapshot)
 
 
-class Company:
+class CoBatched:
     """Jobs in threads of their own; the first lets the others begin after its first step."""
 
     def __init__(self, engine: Engine, kind: str, specs: list[dict[str, Any]]) -> None:
@@ -104,7 +104,7 @@ class Company:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_alone_or_joined_late_pictures_previews_and_video_are_the_same(engines: dict[str, Engine], kind: str) -> None:
-    shared = Company(engines[kind], kind, JOBS[kind]).results
+    shared = CoBatched(engines[kind], kind, JOBS[kind]).results
     for place, spec in enumerate(JOBS[kind]):
         seen = Seen()
         assert shared[place] == everything(engines[kind].run(task(kind, spec), seen), seen), f"job {place}"
@@ -112,7 +112,7 @@ def test_alone_or_joined_late_pictures_previews_and_video_are_the_same(engines: 
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
-def test_from_a_snapshot_it_ends_in_the_same_picture_in_company(engines: dict[str, Engine], stop_at: int) -> None:
+def test_from_a_snapshot_it_ends_in_the_same_picture_co_batched(engines: dict[str, Engine], stop_at: int) -> None:
     engine, (spec, *others) = engines["vqgan_clip"], JOBS["vqgan_clip"]
     whole = engine.run(task("vqgan_clip", spec), Seen())
     seen = Seen(stop_at=stop_at, cause=Draining)
@@ -142,7 +142,7 @@ def test_a_job_whose_numbers_break_leaves_its_neighbours_as_they_were(
         for spec in JOBS["vqgan_clip"]
     ]
     monkeypatch.setattr(VqganClipState, "schedule", broken)
-    shared = Company(engines["vqgan_clip"], "vqgan_clip", JOBS["vqgan_clip"]).results
+    shared = CoBatched(engines["vqgan_clip"], "vqgan_clip", JOBS["vqgan_clip"]).results
     assert isinstance(shared[1], NonFinite)
     assert (shared[0], shared[2]) == (whole[0], whole[2])
 
@@ -158,8 +158,8 @@ def test_a_full_device_costs_no_picture(engines: dict[str, Engine], monkeypatch:
         return passes(rows, part, pieces)
 
     monkeypatch.setattr(LatentRows, "_pass", full)
-    monkeypatch.setattr("worker.engines.generation.vqgan_clip_stepper.PINNED_ROWS", 2)
-    shared = Company(engines["vqgan_clip"], "vqgan_clip", JOBS["vqgan_clip"]).results
+    monkeypatch.setattr("worker.engines.generation.vqgan_clip_stepper.DETERMINISTIC_ROWS", 2)
+    shared = CoBatched(engines["vqgan_clip"], "vqgan_clip", JOBS["vqgan_clip"]).results
     assert sizes[:2] == [2, 1]
     for place, spec in enumerate(JOBS["vqgan_clip"]):
         found = shared[place]

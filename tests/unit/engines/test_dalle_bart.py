@@ -88,7 +88,7 @@ def test_it_draws_and_says_with_what(engine: Engine) -> None:
     assert [model.id for model in output.models] == ["bart", "flat-vqgan", "emoji-clip"]
 
 
-def test_a_picture_does_not_depend_on_its_company(engine: Engine) -> None:
+def test_a_picture_does_not_depend_on_what_is_co_batched(engine: Engine) -> None:
     many = {p.index: p.image.tobytes() for p in run(engine, prompts=["a tree"], n=7, seed=0).pictures}
     for count in (1, 2):
         few = {p.index: p.image.tobytes() for p in run(engine, prompts=["a tree"], n=count, seed=0).pictures}

@@ -12,12 +12,12 @@ from shared.errors import EngineError, OutOfMemory
 from tests.support.polling import eventually
 from worker.engines.scheduling import memory
 from worker.engines.scheduling.device import Device
-from worker.engines.scheduling.device_lock import FairLock, Turns
+from worker.engines.scheduling.device_lock import DeviceLock, FifoLock
 from worker.models.errors import ShapeError
 
 
 def test_turns_are_taken_in_the_order_of_asking() -> None:
-    lock = FairLock()
+    lock = FifoLock()
     order: list[int] = []
     lock.acquire()
     threads = []
@@ -49,7 +49,7 @@ def test_two_jobs_advance_side_by_side() -> None:
             with device.step(name):
                 taken.append(name)
                 # the other asks meanwhile; it must be next
-                eventually(lambda: len(device.turns._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
+                eventually(lambda: len(device.device_lock._waiting) == 1 or taken.count("a") + taken.count("b") >= 38)
 
     threads = [threading.Thread(target=job, args=(name,)) for name in ("a", "b")]
     for thread in threads:
@@ -60,21 +60,21 @@ def test_two_jobs_advance_side_by_side() -> None:
 
 
 def test_it_is_known_who_waits_and_who_moved() -> None:
-    turns = Turns()
+    device_lock = DeviceLock()
     me = threading.get_ident()
-    assert turns.moved_at(me) == 0.0
-    turns.acquire()
-    began = turns.moved_at(me)
+    assert device_lock.moved_at(me) == 0.0
+    device_lock.acquire()
+    began = device_lock.moved_at(me)
     assert began > 0
-    other = threading.Thread(target=lambda: (turns.acquire(), turns.release()))
+    other = threading.Thread(target=lambda: (device_lock.acquire(), device_lock.release()))
     other.start()
-    eventually(lambda: other.ident is not None and turns.is_waiting(other.ident))
-    assert not turns.is_waiting(me)
-    turns.release()
+    eventually(lambda: other.ident is not None and device_lock.is_waiting(other.ident))
+    assert not device_lock.is_waiting(me)
+    device_lock.release()
     other.join(5)
     assert other.ident is not None
-    assert not turns.is_waiting(other.ident)
-    assert turns.moved_at(other.ident) >= began
+    assert not device_lock.is_waiting(other.ident)
+    assert device_lock.moved_at(other.ident) >= began
 
 
 @pytest.mark.parametrize(

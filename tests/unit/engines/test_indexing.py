@@ -14,7 +14,7 @@ from shared.errors import Cancelled, InvalidInput, NonFinite, UnreadableImage
 from shared.records.collection import Collection
 from shared.specs.clip import IndexSpec
 from shared.specs.filters import Column, FieldType
-from worker.engines.collection_access import Loaded, OpenCollection, Shelf
+from worker.engines.collection_access import Loaded, OpenCollection, TenantCollections
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.search.indexing import CHUNK, Indexed, Indexing
 from worker.engines.search.stages import SearchEvents, StageClock
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass
 class Stock:
-    """A shelf."""
+    """A tenant's collections."""
 
     given: Sequence[Source]
     kept: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Eyes:
     def side_px(self, _model: str) -> int:
         return 4
 
-    def images(self, _model: str, images: Sequence[Image.Image], _monitor: Any) -> torch.Tensor:
+    def images(self, _model: str, images: Sequence[Image.Image], _context: Any) -> torch.Tensor:
         assert all(image.size == (4, 4) for image in images)
         if any(image.getpixel((0, 0)) == (13, 0, 0) for image in images):
             raise NonFinite("NaN")
@@ -123,7 +123,7 @@ class Watch:
 
 def indexing(stock: Stock, opened: Opened) -> Indexing:
     return Indexing(
-        cast(Shelf, stock), cast(OpenCollection, opened), cast(Embedder, Eyes()), "f", 2,
+        cast(TenantCollections, stock), cast(OpenCollection, opened), cast(Embedder, Eyes()), "f", 2,
         StageClock("index", SearchEvents()),
     )  # fmt: skip
 

@@ -96,14 +96,14 @@ def _run_together(engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str
 
     threads = [threading.Thread(target=one, args=(place,)) for place in range(len(jobs))]
     engine: Any = engines[jobs[0][0]]
-    turns = engine._embedder._device.turns
-    turns.acquire()
+    device_lock = engine._embedder._device.device_lock
+    device_lock.acquire()
     try:
         for thread in threads:
             thread.start()
-        eventually(lambda: sum(len(batch._members) for batch in _batches(engine)) == len(jobs))
+        eventually(lambda: sum(len(batch._requests) for batch in _batches(engine)) == len(jobs))
     finally:
-        turns.release()
+        device_lock.release()
     for thread in threads:
         thread.join(60)
     return outputs
@@ -129,8 +129,8 @@ def test_jobs_share_steps_and_draw_what_they_draw_alone(engines: dict[str, Engin
     assert max(rows for kind, rows in heard.rows if kind == "dalle") > 5  # more than any of them has
 
 
-def test_pinned_batches_draw_the_same_in_any_company(weights: Path, heard: Heard) -> None:
-    engines = _engines(weights, heard, is_pinned=True)
+def test_deterministic_batches_draw_the_same_whatever_is_co_batched(weights: Path, heard: Heard) -> None:
+    engines = _engines(weights, heard, is_deterministic=True)
     alone = [_run(engines, *job) for job in JOBS]
     together = _run_together(engines, JOBS)
     for one, other in zip(alone, together, strict=True):

@@ -95,11 +95,11 @@ Run = Callable[..., Output]
 
 @pytest.fixture
 def run(engines: dict[str, Engine]) -> Run:
-    def run(kind: str, monitor: Recorder | None = None, snapshot: bytes | None = None, **spec: Any) -> Output:
+    def run(kind: str, context: Recorder | None = None, snapshot: bytes | None = None, **spec: Any) -> Output:
         parsed = parse_spec(kind, spec)
         colours = iter(("red", "blue", "green"))
         images = {ref: Image.new("RGB", (20, 14), next(colours)) for ref in image_refs(parsed)}
-        return engines[kind].run(Task(parsed, images, snapshot=snapshot), monitor or Recorder())
+        return engines[kind].run(Task(parsed, images, snapshot=snapshot), context or Recorder())
 
     return run
 
@@ -419,7 +419,7 @@ class TestResumedProbe:
 
 
 class TestStopped:
-    """A real monitor, told in the middle of a step: that step is the last one."""
+    """A real context, told in the middle of a step: that step is the last one."""
 
     SPECS: ClassVar[dict[str, dict[str, Any]]] = {
         "dalle": {"prompts": ["a tree"], "n": 2, "seed": 0, "preview_every": 0},
@@ -437,7 +437,7 @@ class TestStopped:
     def test_no_further_step_is_taken(
         self, kind: str, cause: type[Stopped], engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monitor = Made(deadline_ms=100_000).monitor
+        context = Made(deadline_ms=100_000).context
         taken: list[int] = []
         step = pkgutil.resolve_name(self.INSIDE[kind])
 
@@ -445,9 +445,9 @@ class TestStopped:
             taken.append(1)
             if len(taken) == self.last(kind):
                 if cause is DeadlineExceeded:
-                    monitor._deadline = time.monotonic() - 1
+                    context._deadline = time.monotonic() - 1
                 else:
-                    monitor.stop(cause("told in the middle"))
+                    context.stop(cause("told in the middle"))
             return step(*arguments)
 
         monkeypatch.setattr(self.INSIDE[kind], interrupted)
@@ -455,7 +455,7 @@ class TestStopped:
         parsed = parse_spec(kind, self.SPECS[kind])
         images = {ref: Image.new("RGB", (20, 14)) for ref in image_refs(parsed)}
         with pytest.raises((cause, StoppedWithOutput)) as stop:
-            engines[kind].run(Task(parsed, images), monitor)
+            engines[kind].run(Task(parsed, images), context)
         assert len(taken) == self.last(kind)
         if isinstance(stop.value, StoppedWithOutput):  # what is done is kept for these, not for the others
             assert kind == "vqgan_clip"

@@ -47,10 +47,10 @@ Run = Callable[..., Output]
 
 @pytest.fixture
 def run(engine: UnclipEngine) -> Run:
-    def run(monitor: Recorder | None = None, colour: str = "red", **spec: Any) -> Output:
+    def run(context: Recorder | None = None, colour: str = "red", **spec: Any) -> Output:
         parsed = parse_spec("unclip", spec)
         images = {ref: Image.new("RGB", (20, 14), colour) for ref in image_refs(parsed)}
-        return engine.run(Task(parsed, images), monitor or Recorder())
+        return engine.run(Task(parsed, images), context or Recorder())
 
     return run
 

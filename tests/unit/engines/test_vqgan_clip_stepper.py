@@ -39,8 +39,8 @@ def run_of(models: tuple[VQGAN, Clip], seed: int = 0) -> VqganClipState:
     return start(vqgan, [perceptor], seed=seed, steps=5, size=(16, 16), recipe=recipe)
 
 
-def stepper_of(models: tuple[VQGAN, Clip], budget_bytes: int, most: int = 8) -> LatentStepper:
-    return LatentStepper(run_of(models), lambda: budget_bytes, most)
+def stepper_of(models: tuple[VQGAN, Clip], budget_bytes: int, max_rows: int = 8) -> LatentStepper:
+    return LatentStepper(run_of(models), lambda: budget_bytes, max_rows)
 
 
 def test_as_many_rows_as_the_memory_holds(models: tuple[VQGAN, Clip]) -> None:

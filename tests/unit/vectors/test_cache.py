@@ -126,7 +126,7 @@ def test_the_table_is_asked_only_when_it_changed_or_time_passed(table: Counting)
     assert caches.of("t", table, COLUMNS, 4) is first
     clock.now += MAX_AGE_S
     _agree(caches.of("t", table, COLUMNS, 4), table)  # nobody said so, yet it is seen
-    assert [(held.rows, held.changes, held.age_s) for held in caches.held()] == [(20, 4, 0.0)]
+    assert [(cached.rows, cached.changes, cached.age_s) for cached in caches.cached()] == [(20, 4, 0.0)]
 
 
 def test_only_new_rows_are_read(table: Counting) -> None:
@@ -180,7 +180,7 @@ def test_what_is_too_large_is_left_to_the_table(table: Counting) -> None:
     assert caches.of("t", table, COLUMNS, 1) is not None
     table._table.put(some_rows(20, seed=1), COLUMNS)
     assert caches.of("t", table, COLUMNS, 2) is None
-    assert caches.held() == []
+    assert caches.cached() == []
     table._table.delete([row.id for row in some_rows(20)])
     _agree(caches.of("t", table, COLUMNS, 3), table)
 
@@ -194,10 +194,10 @@ def test_the_longest_unused_one_goes(tmp_path: Path) -> None:
     caches = Caches(int(2.5 * size), PLENTY)
     for name in ("a", "b", "a", "c"):
         assert caches.of(name, tables[name], COLUMNS, 1) is not None
-    assert [held.table for held in caches.held()] == ["a", "c"]
-    assert sum(held.bytes for held in caches.held()) <= 2.5 * size
+    assert [cached.table for cached in caches.cached()] == ["a", "c"]
+    assert sum(cached.bytes for cached in caches.cached()) <= 2.5 * size
     caches.drop("a")
-    assert [held.table for held in caches.held()] == ["c"]
+    assert [cached.table for cached in caches.cached()] == ["c"]
 
 
 def test_when_the_index_is_down_what_is_new_enough_still_serves(table: Counting) -> None:

@@ -11,20 +11,20 @@ import pytest
 
 from tests.support.polling import eventually
 from tests.unit.worker.test_run_context import Made
-from worker.run.active import Runs
-from worker.run.context import JobMonitor
+from worker.run.active import ActiveRuns
+from worker.run.context import JobContext
 
 
-def run(job_id: str, *, alone: bool = False) -> JobMonitor:
-    monitor = Made(job_id=job_id).monitor
-    monitor.claim = replace(monitor.claim, alone=alone)
-    return monitor
+def run(job_id: str, *, alone: bool = False) -> JobContext:
+    context = Made(job_id=job_id).context
+    context.claim = replace(context.claim, alone=alone)
+    return context
 
 
 class Claimer:
     """A thread that wants to claim; stays between claim and open until it is let go."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: ActiveRuns) -> None:
         self.is_idle: bool | None = None
         self.go = threading.Event()
         self._runs = runs
@@ -46,7 +46,7 @@ class Claimer:
 
 
 @contextmanager
-def claimer(runs: Runs) -> Iterator[Claimer]:
+def claimer(runs: ActiveRuns) -> Iterator[Claimer]:
     made = Claimer(runs)
     try:
         yield made
@@ -61,7 +61,7 @@ def still_out(made: Claimer) -> bool:
 
 
 def test_an_idle_claim_is_made_by_one_thread() -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     with claimer(runs) as first:
         eventually(lambda: first.is_in)
         assert first.is_idle
@@ -74,7 +74,7 @@ def test_an_idle_claim_is_made_by_one_thread() -> None:
 
 
 def test_claims_beside_a_running_job_are_made_side_by_side() -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     runs.open(run("there"))
     with claimer(runs) as first, claimer(runs) as second:
         eventually(lambda: first.is_in and second.is_in)
@@ -82,7 +82,7 @@ def test_claims_beside_a_running_job_are_made_side_by_side() -> None:
 
 
 def test_nobody_claims_beside_a_job_that_runs_alone() -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     alone = run("suspect", alone=True)
     runs.open(alone)
     with claimer(runs) as waiting:
@@ -93,7 +93,7 @@ def test_nobody_claims_beside_a_job_that_runs_alone() -> None:
 
 
 def test_standing_by_ends_when_the_worker_is_idle() -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     one, two = run("one"), run("two")
     runs.open(one)
     runs.open(two)
@@ -110,7 +110,7 @@ def test_standing_by_ends_when_the_worker_is_idle() -> None:
 
 
 def test_one_that_stands_by_asks_again_after_a_while() -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     runs.open(run("long"))
     runs.stand_by(0.05)
     with claimer(runs) as waiting:
@@ -120,7 +120,7 @@ def test_one_that_stands_by_asks_again_after_a_while() -> None:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_nobody_waits_once_the_worker_is_shut(alone: bool) -> None:
-    runs = Runs()
+    runs = ActiveRuns()
     runs.open(run("there", alone=alone))
     runs.stand_by(3600)
     with claimer(runs) as waiting:

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import ObjectStoreUnavailable
 from tests.support.polling import eventually
-from worker.executor.claim_gate import Intake
+from worker.executor.claim_gate import ClaimGate
 
 
 class Surroundings:
@@ -18,7 +18,7 @@ class Surroundings:
         self.is_full = self.is_away = self.is_draining = False
         self.checks = 0
         self.answers: list[bool] = []
-        self.intake = Intake(self, self, lambda: self.is_draining)  # type: ignore[arg-type]
+        self.claim_gate = ClaimGate(self, self, lambda: self.is_draining)  # type: ignore[arg-type]
 
     def check(self) -> None:
         self.checks += 1
@@ -27,7 +27,7 @@ class Surroundings:
 
     def waiting(self) -> threading.Thread:
         """A thread that waits to claim."""
-        thread = threading.Thread(target=lambda: self.answers.append(self.intake.wait()), daemon=True)
+        thread = threading.Thread(target=lambda: self.answers.append(self.claim_gate.wait()), daemon=True)
         thread.start()
         return thread
 
@@ -38,19 +38,19 @@ def around() -> Surroundings:
 
 
 def test_an_open_one_asks_nobody(around: Surroundings) -> None:
-    around.intake.look()
-    assert around.intake.wait()
+    around.claim_gate.look()
+    assert around.claim_gate.wait()
     assert around.checks == 0
 
 
 def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) -> None:
-    around.intake.went_away()
+    around.claim_gate.pause_until_store_back()
     around.is_away = True
-    around.intake.look()
-    assert not around.intake.is_open
+    around.claim_gate.look()
+    assert not around.claim_gate.is_open
     thread = around.waiting()
     around.is_away = False
-    around.intake.look()
+    around.claim_gate.look()
     thread.join(5)
     assert around.answers == [True]
     assert around.checks == 2
@@ -59,7 +59,7 @@ def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) ->
 def test_a_full_spool_parks_the_thread_until_there_is_room(around: Surroundings) -> None:
     around.is_full = True
     thread = around.waiting()
-    eventually(lambda: around.intake._changed._waiters)  # type: ignore[attr-defined]
+    eventually(lambda: around.claim_gate._changed._waiters)  # type: ignore[attr-defined]
     assert around.answers == []
     around.is_full = False
     thread.join(5)
@@ -67,7 +67,7 @@ def test_a_full_spool_parks_the_thread_until_there_is_room(around: Surroundings)
 
 
 def test_who_drains_waits_for_nothing(around: Surroundings) -> None:
-    around.intake.went_away()
+    around.claim_gate.pause_until_store_back()
     thread = around.waiting()
     around.is_draining = True
     thread.join(5)

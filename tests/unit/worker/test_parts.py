@@ -14,16 +14,16 @@ from shared.records.job import Claim, JobState
 from tests.support.polling import eventually
 from tests.unit.worker.test_run_context import Made, claim
 from worker.engines.base import Model, Output, Picture
-from worker.executor.outcome import Settlement, settle
+from worker.executor.outcome import Outcome, finish
 from worker.executor.runner import KEPT_THROUGH
 from worker.run.hooks import Ended, Hooks
-from worker.run.retry import jittered, patiently
-from worker.threads import Periodic
-from worker.transfer.encode import png_bytes, render
+from worker.run.retry import backoff_s, retry_while_away
+from worker.threads import PeriodicThread
+from worker.transfer.encode import encode, png_bytes
 from worker.transfer.inputs import decode_picture
 
 
-class TestRender:
+class TestEncode:
     def test_the_result_lists_what_was_made(self) -> None:
         pictures = [Picture(Image.new("RGB", (4, 3)), f"p{n}", 7, n, 0.25) for n in range(2)]
         output = Output(
@@ -33,11 +33,11 @@ class TestRender:
             parameters={"seed": 7},
             models=[Model("m", "clip", "0" * 64)],
         )
-        rendered = render(output)
-        assert [artifact.name for artifact in rendered.artifacts] == ["000.png", "001.png", "video.webp"]
-        assert rendered.data["models"] == [{"id": "m", "family": "clip", "sha256": "0" * 64}]
-        assert rendered.data["order"] == ["x"]
-        assert rendered.pictures[1].entry == {
+        output_files = encode(output)
+        assert [artifact.name for artifact in output_files.artifacts] == ["000.png", "001.png", "video.webp"]
+        assert output_files.data["models"] == [{"id": "m", "family": "clip", "sha256": "0" * 64}]
+        assert output_files.data["order"] == ["x"]
+        assert output_files.pictures[1].entry == {
             "prompt": "p1", "seed": 7, "index": 1, "score": 0.25, "width": 4, "height": 3,
         }  # fmt: skip
 
@@ -86,7 +86,7 @@ class TestDecode:
 
 class TestPatience:
     def test_jitter_stays_under_its_cap(self) -> None:
-        assert all(0 <= jittered(tries, 0.5, 10.0) <= min(10.0, 0.5 * 2**tries) for tries in range(40))
+        assert all(0 <= backoff_s(tries, 0.5, 10.0) <= min(10.0, 0.5 * 2**tries) for tries in range(40))
 
     @staticmethod
     def failing(times: int) -> Callable[[], str]:
@@ -108,34 +108,34 @@ class TestPatience:
             self.now += 1.0  # each wait is a second of this clock, and none of ours
             return 0.0
 
-        monkeypatch.setattr("worker.run.retry.jittered", waited)
+        monkeypatch.setattr("worker.run.retry.backoff_s", waited)
         monkeypatch.setattr("worker.run.retry.time.monotonic", lambda: self.now)
 
     def test_it_tries_again(self) -> None:
         retries: list[int] = []
-        assert patiently(self.failing(3), Made().monitor, 4, on_retry=lambda: retries.append(1)) == "done"
+        assert retry_while_away(self.failing(3), Made().context, 4, on_retry=lambda: retries.append(1)) == "done"
         assert len(retries) == 3
 
     def test_it_ends(self) -> None:
         with pytest.raises(ObjectStoreUnavailable):
-            patiently(self.failing(6), Made().monitor, 4)
+            retry_while_away(self.failing(6), Made().context, 4)
 
     def test_a_cancel_does_not_end_it_but_a_lost_lease_does(self) -> None:
-        monitor = Made().monitor
-        monitor.stop(Cancelled("x"))
-        assert patiently(self.failing(1), monitor, 4) == "done"
-        monitor.stop(LeaseLost("x"))
+        context = Made().context
+        context.stop(Cancelled("x"))
+        assert retry_while_away(self.failing(1), context, 4) == "done"
+        context.stop(LeaseLost("x"))
         with pytest.raises(LeaseLost):
-            patiently(self.failing(1), monitor, 4)
+            retry_while_away(self.failing(1), context, 4)
 
     def test_a_drain_leaves_it_a_few_seconds(self) -> None:
         """What is made goes on under Draining, not for all of its patience."""
         made = Made()
-        made.monitor.stop(Draining("x"))
-        made.monitor.stopped_at = self.now
-        assert patiently(self.failing(3), made.monitor, 300, but=KEPT_THROUGH) == "done"
+        made.context.stop(Draining("x"))
+        made.context.stopped_at = self.now
+        assert retry_while_away(self.failing(3), made.context, 300, keep_through=KEPT_THROUGH) == "done"
         with pytest.raises(ObjectStoreUnavailable):
-            patiently(self.failing(6), made.monitor, 300, but=KEPT_THROUGH)
+            retry_while_away(self.failing(6), made.context, 300, keep_through=KEPT_THROUGH)
 
 
 class FlakyStore:
@@ -168,27 +168,27 @@ class FlakyStore:
         return Record()
 
 
-class TestSettle:
-    def settle(self, store: FlakyStore, made: Made | None = None) -> str:
-        return settle(store, (made or Made()).monitor, Settlement("commit", result={}))  # type: ignore[arg-type]
+class TestFinish:
+    def finish(self, store: FlakyStore, made: Made | None = None) -> str:
+        return finish(store, (made or Made()).context, Outcome("commit", result={}))  # type: ignore[arg-type]
 
     def test_an_outage_is_waited_out(self) -> None:
         store = FlakyStore(unanswered=2)
-        assert self.settle(store) == "succeeded"
+        assert self.finish(store) == "succeeded"
         assert store.is_settled
 
     def test_a_commit_that_landed_unanswered_is_known_again(self) -> None:
-        assert self.settle(FlakyStore(unanswered=1, landed=True)) == "succeeded"
+        assert self.finish(FlakyStore(unanswered=1, landed=True)) == "succeeded"
 
     def test_a_lost_lease_is_final(self) -> None:
         store = FlakyStore(unanswered=0)
         store.is_settled = True
-        assert self.settle(store) == "lost"
+        assert self.finish(store) == "lost"
 
     def test_a_drain_does_not_wait_for_the_store(self) -> None:
         made = Made()
-        made.monitor.stop(Draining("x"))
-        assert self.settle(FlakyStore(unanswered=1000), made) == "unsettled"
+        made.context.stop(Draining("x"))
+        assert self.finish(FlakyStore(unanswered=1000), made) == "unsettled"
 
 
 class TestHooks:
@@ -215,7 +215,7 @@ class TestHooks:
         assert seen == ["before", "succeeded"]
 
 
-class TestPeriodic:
+class TestPeriodicThread:
     def test_it_outlives_what_its_action_raises(self) -> None:
         calls: list[int] = []
         failures: list[Exception] = [StoreUnavailable("away"), RuntimeError("odd")]
@@ -225,7 +225,7 @@ class TestPeriodic:
             if failures:
                 raise failures.pop()
 
-        thread = Periodic("test", 0.001, action)
+        thread = PeriodicThread("test", 0.001, action)
         thread.start()
         eventually(lambda: len(calls) > 4)
         thread.stop()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.worker.test_run_context import claim
 from worker.engines.scheduling.memory import resident_bytes
-from worker.maintenance.recycler import WARM_JOBS, Recycling
+from worker.maintenance.recycler import WARM_JOBS, Recycler
 from worker.run.hooks import Ended
 
 ENDED = Ended("succeeded", {})
@@ -17,15 +17,15 @@ class Worker:
 
     def __init__(self, after_jobs: int = 0, rss_growth: float = 0.0) -> None:
         self.left = 0
-        self.recycling = Recycling(after_jobs, rss_growth, self.leave)
+        self.recycler = Recycler(after_jobs, rss_growth, self.leave)
 
     def leave(self) -> None:
         self.left += 1
 
     def ends(self, jobs: int) -> None:
         for _ in range(jobs):
-            self.recycling.after(claim(), ENDED)
-            self.recycling.look()
+            self.recycler.after(claim(), ENDED)
+            self.recycler.look()
 
 
 def test_jobs_are_counted_and_it_leaves_once() -> None:
@@ -44,10 +44,10 @@ def test_growth_counts_from_the_tenth_job(monkeypatch: pytest.MonkeyPatch) -> No
     rss[0] = 1000  # what the first jobs fill is no leak
     worker.ends(1)
     rss[0] = 1200
-    worker.recycling.look()
+    worker.recycler.look()
     assert worker.left == 0
     rss[0] = 1201
-    worker.recycling.look()
+    worker.recycler.look()
     assert worker.left == 1
 
 

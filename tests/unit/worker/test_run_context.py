@@ -12,8 +12,8 @@ from PIL import Image
 from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped, Yielded
 from shared.records.job import Claim
 from shared.store.jobs import Signal
-from worker.run.active import Runs
-from worker.run.context import JobMonitor
+from worker.run.active import ActiveRuns
+from worker.run.context import JobContext
 
 
 def claim(deadline_ms: int | None = None, job_id: str = "j") -> Claim:
@@ -29,12 +29,12 @@ class Made:
     def __init__(self, deadline_ms: int | None = None, job_id: str = "j") -> None:
         self.noted = 0
         self.previews: list[int] = []
-        self.monitor = JobMonitor(
+        self.context = JobContext(
             claim(deadline_ms, job_id),
             claimed_at=time.monotonic(),
             lease_s=10,
-            on_progress=lambda _monitor: self._note(),
-            on_preview=lambda _monitor, _image, step: self.previews.append(step),
+            on_progress=lambda _context: self._note(),
+            on_preview=lambda _context, _image, step: self.previews.append(step),
         )
 
     def _note(self) -> None:
@@ -42,7 +42,7 @@ class Made:
 
 
 def test_nothing_stops_a_quiet_run() -> None:
-    Made().monitor.check()
+    Made().context.check()
 
 
 @pytest.mark.parametrize(
@@ -58,89 +58,89 @@ def test_nothing_stops_a_quiet_run() -> None:
     ],
 )
 def test_the_stronger_cause_wins(causes: list[type[Stopped]], expected: type[Stopped]) -> None:
-    monitor = Made().monitor
+    context = Made().context
     for cause in causes:
-        monitor.stop(cause("x"))
+        context.stop(cause("x"))
     with pytest.raises(expected):
-        monitor.check()
-    monitor.check(but=(expected,))
+        context.check()
+    context.check(keep_through=(expected,))
 
 
 def test_a_deadline_counts_from_the_claim_by_the_stores_clock() -> None:
-    monitor = Made(deadline_ms=1000).monitor  # the claim's own millisecond: passed at once
+    context = Made(deadline_ms=1000).context  # the claim's own millisecond: passed at once
     time.sleep(0.001)
     with pytest.raises(DeadlineExceeded):
-        monitor.check()
-    monitor.check(but=(DeadlineExceeded,))
-    Made(deadline_ms=60_000).monitor.check()
+        context.check()
+    context.check(keep_through=(DeadlineExceeded,))
+    Made(deadline_ms=60_000).context.check()
 
 
 def test_signals_of_the_store() -> None:
-    monitor = Made().monitor
+    context = Made().context
     now = time.monotonic()
-    monitor.renewed(now + 5, Signal.OK)
-    assert monitor.lease_until == pytest.approx(now + 15, abs=0.1)
-    monitor.renewed(now, Signal.CANCEL)
-    assert monitor.lease_until == pytest.approx(now + 15, abs=0.1)  # never shortened
+    context.renewed(now + 5, Signal.OK)
+    assert context.lease_until == pytest.approx(now + 15, abs=0.1)
+    context.renewed(now, Signal.CANCEL)
+    assert context.lease_until == pytest.approx(now + 15, abs=0.1)  # never shortened
     with pytest.raises(Cancelled):
-        monitor.check()
-    monitor.renewed(now, Signal.LOST)
+        context.check()
+    context.renewed(now, Signal.LOST)
     with pytest.raises(LeaseLost):
-        monitor.check()
+        context.check()
 
 
 def test_a_yield_is_the_weakest_cause() -> None:
-    monitor = Made().monitor
-    monitor.renewed(time.monotonic(), Signal.YIELD)
+    context = Made().context
+    context.renewed(time.monotonic(), Signal.YIELD)
     with pytest.raises(Yielded):
-        monitor.check()
-    monitor.renewed(time.monotonic(), Signal.CANCEL)
+        context.check()
+    context.renewed(time.monotonic(), Signal.CANCEL)
     with pytest.raises(Cancelled):
-        monitor.check()
+        context.check()
 
 
 def test_progress_never_falls() -> None:
     made = Made()
-    made.monitor.progress("sample", 8, 10)
-    first = made.monitor.latest
-    made.monitor.progress("rank", 1, 10)
-    assert made.monitor.latest["fraction"] == first["fraction"]
-    assert made.monitor.latest["stage"] == "rank"
+    made.context.progress("sample", 8, 10)
+    first = made.context.latest
+    made.context.progress("rank", 1, 10)
+    assert made.context.latest["fraction"] == first["fraction"]
+    assert made.context.latest["stage"] == "rank"
     assert made.noted == 2
 
 
 def test_a_preview_is_part_of_the_progress_from_then_on() -> None:
-    monitor = Made().monitor
-    monitor.progress("sample", 1, 10)
-    monitor.note_preview({"name": "preview-000001.png", "key": "k", "step": 1})
-    monitor.progress("sample", 2, 10)
-    assert monitor.latest["preview"]["step"] == 1
-    assert monitor.latest["step"] == 2
+    context = Made().context
+    context.progress("sample", 1, 10)
+    context.note_preview({"name": "preview-000001.png", "key": "k", "step": 1})
+    context.progress("sample", 2, 10)
+    assert context.latest["preview"]["step"] == 1
+    assert context.latest["step"] == 2
 
 
 def test_a_preview_is_dropped_while_one_is_on_its_way() -> None:
     made = Made()
     picture = Image.new("RGB", (1, 1))
-    made.monitor.preview(picture, 1)
-    made.monitor.has_preview_in_flight = True
-    made.monitor.preview(picture, 2)
+    made.context.preview(picture, 1)
+    made.context.has_preview_in_flight = True
+    made.context.preview(picture, 2)
     assert made.previews == [1]
 
 
 def test_waiting_ends_with_an_interruption() -> None:
-    monitor = Made().monitor
-    threading.Timer(0.05, lambda: monitor.stop(Cancelled("x"))).start()
+    context = Made().context
+    threading.Timer(0.05, lambda: context.stop(Cancelled("x"))).start()
     started_at = time.monotonic()
-    monitor.wait(10)
+    context.wait(10)
     assert time.monotonic() - started_at < 5
-    monitor.wait(0.01)  # interrupted once, it waits again
+    context.wait(0.01)  # interrupted once, it waits again
 
 
 class TestRuns:
-    @pytest.mark.parametrize(("tell", "cause"), [(Runs.cancel, Cancelled), (Runs.pause, Yielded)])
-    def test_a_word_reaches_its_job_only(self, tell: Callable[[Runs, str], None], cause: type[Stopped]) -> None:
-        runs = Runs()
-        one, other = Made(job_id="one").monitor, Made(job_id="other").monitor
+    @pytest.mark.parametrize(("tell", "cause"), [(ActiveRuns.cancel, Cancelled), (ActiveRuns.pause, Yielded)])
+    def test_a_word_reaches_its_job_only(self, tell: Callable[[ActiveRuns, str], None], cause: type[Stopped]) -> None:
+        runs = ActiveRuns()
+        one, other = Made(job_id="one").context, Made(job_id="other").context
         runs.open(one)
         runs.open(other)
         tell(runs, "t:one")
@@ -150,25 +150,25 @@ class TestRuns:
         other.check()
 
     def test_giving_up_reaches_later_runs_too(self) -> None:
-        runs = Runs()
+        runs = ActiveRuns()
         runs.give_up()
-        late = Made().monitor
+        late = Made().context
         runs.open(late)
         with pytest.raises(Draining):
             late.check()
 
     def test_waiting_until_empty(self) -> None:
-        runs = Runs()
-        monitor = Made().monitor
-        runs.open(monitor)
+        runs = ActiveRuns()
+        context = Made().context
+        runs.open(context)
         assert len(runs) == 1
         assert not runs.wait_until_empty(0.01)
-        threading.Timer(0.05, lambda: runs.close(monitor)).start()
+        threading.Timer(0.05, lambda: runs.close(context)).start()
         assert runs.wait_until_empty(5)
 
     def test_a_newer_attempt_of_the_same_job_is_not_closed_by_the_older(self) -> None:
-        runs = Runs()
-        old, new = Made().monitor, Made().monitor
+        runs = ActiveRuns()
+        old, new = Made().context, Made().context
         runs.open(old)
         runs.open(new)
         runs.close(old)

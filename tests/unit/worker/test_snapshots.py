@@ -14,7 +14,7 @@ from shared.storage import StoredObject
 from shared.store.jobs import Signal
 from tests.support.polling import eventually
 from tests.unit.worker.test_run_context import Made
-from worker.run.context import JobMonitor
+from worker.run.context import JobContext
 from worker.run.failpoints import FailPoints
 from worker.transfer.snapshots import EASY_BYTES, Snapshots
 
@@ -61,20 +61,20 @@ class Desk:
     def __init__(self, every_s: float = 1e-9) -> None:
         self.shelf = Shelf()
         self.snapshots = Snapshots(self.shelf, self.shelf, every_s, FailPoints())  # type: ignore[arg-type]
-        self.monitor = self.run()
+        self.context = self.run()
         self.made: list[int] = []
 
-    def run(self) -> JobMonitor:
-        monitor = Made().monitor
-        monitor._on_snapshot = self.snapshots.offered
-        return monitor
+    def run(self) -> JobContext:
+        context = Made().context
+        context._on_snapshot = self.snapshots.offered
+        return context
 
     def offer(self, step: int) -> None:
         def make() -> bytes:
             self.made.append(step)
             return b"%d" % step
 
-        self.monitor.snapshot(step, make)
+        self.context.snapshot(step, make)
 
     def stores(self) -> None:
         """One turn of the thread."""
@@ -88,7 +88,7 @@ def test_a_newer_one_takes_the_place_of_the_older() -> None:
         desk.stores()
     assert desk.shelf.noted == [1, 2]
     assert list(desk.shelf.kept.values()) == [b"2"]
-    desk.snapshots.discard(desk.monitor)
+    desk.snapshots.discard(desk.context)
     desk.stores()
     assert desk.shelf.kept == {}
 
@@ -132,7 +132,7 @@ def test_a_run_does_not_fail_for_its_snapshot() -> None:
     def broken() -> bytes:
         raise RuntimeError("no memory left to copy into")
 
-    desk.monitor.snapshot(1, broken)
+    desk.context.snapshot(1, broken)
     desk.offer(2)
     desk.stores()
     assert desk.shelf.noted == [2]
@@ -154,8 +154,8 @@ def test_a_large_one_is_made_as_much_more_seldom(monkeypatch: pytest.MonkeyPatch
     now = time.monotonic()
     monkeypatch.setattr("worker.transfer.snapshots.time.monotonic", lambda: now)
     desk = Desk(10.0)
-    desk.monitor.saved = SavedRun("k", 1, 3 * EASY_BYTES, "")
-    desk.monitor.saved_at = now
+    desk.context.saved = SavedRun("k", 1, 3 * EASY_BYTES, "")
+    desk.context.saved_at = now
     now += 29
     desk.offer(2)
     assert desk.made == []
@@ -171,13 +171,13 @@ def test_a_late_attempt_leaves_nothing_behind_and_stops() -> None:
     desk.stores()
     assert desk.shelf.kept == {}
     with pytest.raises(LeaseLost):
-        desk.monitor.check()
+        desk.context.check()
 
 
 def test_a_settled_run_notes_nothing() -> None:
     desk = Desk()
     desk.offer(1)
-    desk.monitor.close()
+    desk.context.close()
     desk.stores()
     assert (desk.shelf.noted, desk.shelf.kept) == ([], {})
 
@@ -193,29 +193,29 @@ class TestTheLast:
 
     def test_it_is_stored_before_the_job_goes_back(self, desk: Desk) -> None:
         desk.snapshots.thread.start()
-        desk.snapshots.save_last(desk.monitor)
+        desk.snapshots.save_last(desk.context)
         assert desk.shelf.noted == [7]
-        desk.snapshots.save_last(desk.monitor)  # the same step again is no news
+        desk.snapshots.save_last(desk.context)  # the same step again is no news
         assert desk.made == [7]
         desk.snapshots.thread.stop()
         desk.snapshots.thread.join(5)
 
     def test_it_is_not_waited_for_for_ever(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.transfer.snapshots.LAST_PATIENCE_S", 0.05)
-        desk.snapshots.save_last(desk.monitor)  # nobody stores it
-        desk.monitor.close()
+        desk.snapshots.save_last(desk.context)  # nobody stores it
+        desk.context.close()
         desk.stores()
         assert (desk.shelf.noted, desk.shelf.kept) == ([], {})
 
 
 class TestFetch:
     @staticmethod
-    def handed(desk: Desk, body: bytes, sha256: str | None = None) -> JobMonitor:
+    def handed(desk: Desk, body: bytes, sha256: str | None = None) -> JobContext:
         """A run whose claim names a snapshot of that content."""
         saved = SavedRun("k", 3, len(body), sha256 or hashlib.sha256(body).hexdigest())
-        monitor = desk.run()
-        monitor.claim = Claim(**{**vars(monitor.claim), "snapshot": saved})
-        return monitor
+        context = desk.run()
+        context.claim = Claim(**{**vars(context.claim), "snapshot": saved})
+        return context
 
     def test_it_is_handed_on(self) -> None:
         desk = Desk()

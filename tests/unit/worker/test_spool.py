@@ -11,7 +11,7 @@ import pytest
 from shared.errors import NotFound
 from shared.records.job import Claim
 from tests.unit.worker.test_run_context import claim
-from worker.transfer.encode import Artifact, Rendered
+from worker.transfer.encode import Artifact, EncodedOutput
 from worker.transfer.spool import Spool
 
 ENDED, GOING, GONE = "ended", "going", "gone"
@@ -39,9 +39,11 @@ def spool(folder: Path | str, max_bytes: int = 10**6) -> Spool:
     return Spool(str(folder), max_bytes, Records())  # type: ignore[arg-type]
 
 
-def output(size: int = 10) -> Rendered:
+def output(size: int = 10) -> EncodedOutput:
     picture = Artifact("000.png", bytes(range(256))[:size], "image/png", {"prompt": "a\n☃", "score": 0.25})
-    return Rendered([picture], [Artifact("f", b"\n\n", "text/plain", {}), Artifact("e", b"", "x/y", {})], {"k": [1]})
+    return EncodedOutput(
+        [picture], [Artifact("f", b"\n\n", "text/plain", {}), Artifact("e", b"", "x/y", {})], {"k": [1]}
+    )
 
 
 def test_another_process_of_the_host_finds_it_whole(tmp_path: Path) -> None:
@@ -53,16 +55,16 @@ def test_another_process_of_the_host_finds_it_whole(tmp_path: Path) -> None:
 def test_it_is_kept_until_the_job_has_ended(tmp_path: Path) -> None:
     one = spool(tmp_path)
     one.put(claim(), output())
-    one.settled(claim(), has_ended=False)
+    one.finished(claim(), has_ended=False)
     assert one.get(again()) == output()
-    one.settled(claim(), has_ended=True)
+    one.finished(claim(), has_ended=True)
     assert one.get(again()) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_who_ends_the_job_cleans_up_after_the_other(tmp_path: Path) -> None:
     spool(tmp_path).put(claim(), output())
-    spool(tmp_path).settled(again(), has_ended=True)
+    spool(tmp_path).finished(again(), has_ended=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,13 +93,13 @@ class TestWithoutPlace:
         full.put(claim(), output())
         assert full.is_full
         assert full.get(again()) == output()
-        full.settled(claim(), has_ended=True)
+        full.finished(claim(), has_ended=True)
         assert not full.is_full
         assert full.get(again()) is None
 
     def test_a_run_that_gave_up_does_not_block_for_ever(self, full: Spool) -> None:
         full.put(claim(), output())
-        full.settled(claim(), has_ended=False)
+        full.finished(claim(), has_ended=False)
         assert not full.is_full
         assert full.get(again()) == output()  # for the job's next attempt here
 
@@ -105,7 +107,7 @@ class TestWithoutPlace:
         monkeypatch.setattr("worker.transfer.spool.MEMORY_BYTES", 2 * output().bytes)
         for job_id in ("a", "b", "c"):
             full.put(claim(job_id=job_id), output())
-            full.settled(claim(job_id=job_id), has_ended=False)
+            full.finished(claim(job_id=job_id), has_ended=False)
         assert [full.get(again(job_id=job_id)) is not None for job_id in ("a", "b", "c")] == [False, True, True]
 
 
@@ -143,7 +145,7 @@ def test_outputs_in_memory_are_swept_out_too() -> None:
     memory = spool("")
     for job_id in (ENDED, GOING, GONE):
         memory.put(claim(job_id=job_id), output())
-        memory.settled(claim(job_id=job_id), has_ended=False)
+        memory.finished(claim(job_id=job_id), has_ended=False)
     memory.sweep()
     assert [memory.get(again(job_id=job_id)) is not None for job_id in (ENDED, GOING, GONE)] == [False, True, False]
 

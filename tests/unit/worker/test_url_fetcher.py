@@ -16,7 +16,7 @@ from shared.addresses import is_public
 from shared.errors import Cancelled, InvalidInput
 from shared.settings import Settings
 from worker.collections import url_fetcher as fetching
-from worker.collections.url_fetcher import Fetcher
+from worker.collections.url_fetcher import UrlFetcher
 
 BODY = b"picture" * 100
 
@@ -59,11 +59,11 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture
-def trusting() -> Fetcher:
-    return Fetcher(Settings(fetch_hosts="127.0.0.1", image_max_bytes=4_096, fetch_timeout_s=2))
+def trusting() -> UrlFetcher:
+    return UrlFetcher(Settings(fetch_hosts="127.0.0.1", image_max_bytes=4_096, fetch_timeout_s=2))
 
 
-def test_a_trusted_host_is_fetched_and_followed(site: str, trusting: Fetcher) -> None:
+def test_a_trusted_host_is_fetched_and_followed(site: str, trusting: UrlFetcher) -> None:
     assert trusting.get(f"{site}/ok") == BODY
     assert trusting.get(f"{site}/there") == BODY
 
@@ -79,12 +79,12 @@ def test_a_trusted_host_is_fetched_and_followed(site: str, trusting: Fetcher) ->
         ("/missing", "answered 404"),
     ],
 )
-def test_what_is_no_picture_of_bounded_size_is_refused(site: str, trusting: Fetcher, path: str, why: str) -> None:
+def test_what_is_no_picture_of_bounded_size_is_refused(site: str, trusting: UrlFetcher, path: str, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
         trusting.get(site + path)
 
 
-def test_one_that_trickles_is_cut_off_also_in_its_headers(trusting: Fetcher) -> None:
+def test_one_that_trickles_is_cut_off_also_in_its_headers(trusting: UrlFetcher) -> None:
     """A server that sends a header a tenth of a second, for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -105,7 +105,7 @@ def test_one_that_trickles_is_cut_off_also_in_its_headers(trusting: Fetcher) -> 
         thread.join(5)
 
 
-def test_a_run_that_is_to_stop_stops_fetching(site: str, trusting: Fetcher) -> None:
+def test_a_run_that_is_to_stop_stops_fetching(site: str, trusting: UrlFetcher) -> None:
     def stop() -> None:
         raise Cancelled("enough")
 
@@ -114,7 +114,7 @@ def test_a_run_that_is_to_stop_stops_fetching(site: str, trusting: Fetcher) -> N
 
 
 def test_private_addresses_are_refused_whatever_their_name(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetcher = Fetcher(Settings())
+    fetcher = UrlFetcher(Settings())
     for url in (site, "http://localhost/x", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/"):
         with pytest.raises(InvalidInput, match="not a public"):
             fetcher.get(f"{url}/ok")
@@ -127,10 +127,10 @@ def test_private_addresses_are_refused_whatever_their_name(site: str, monkeypatc
 @pytest.mark.parametrize("url", ["ftp://host/x", "file:///etc/passwd", "gopher://x", "http://"])
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
-        Fetcher(Settings()).get(url)
+        UrlFetcher(Settings()).get(url)
 
 
-def test_an_address_nobody_serves_is_that_pictures_error(trusting: Fetcher) -> None:
+def test_an_address_nobody_serves_is_that_pictures_error(trusting: UrlFetcher) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

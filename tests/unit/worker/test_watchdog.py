@@ -9,10 +9,10 @@ import pytest
 from shared.settings import Settings
 from shared.store.jobs import Signal
 from tests.unit.worker.test_run_context import Made
-from worker.engines.scheduling.device_lock import Turns
+from worker.engines.scheduling.device_lock import DeviceLock
 from worker.maintenance.watchdog import EXIT_CODE, FIRST_STEP_FACTOR, Watchdog
-from worker.run.active import Runs
-from worker.run.context import JobMonitor, Offer
+from worker.run.active import ActiveRuns
+from worker.run.context import JobContext, Offer
 from worker.run.failpoints import FailPoints
 from worker.transfer.snapshots import Snapshots
 
@@ -40,11 +40,11 @@ class Kennel:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        self.runs, self.turns, self.store = Runs(), Turns(), Ledger()
+        self.runs, self.device_lock, self.store = ActiveRuns(), DeviceLock(), Ledger()
         self.late: list[str] = []
         monkeypatch.setattr("worker.maintenance.watchdog.time.monotonic", lambda: self.now)
         self.dog = Watchdog(
-            self.runs, self.turns, self.store, Settings(step_timeout_s=10.0), shut=self.shut, end=self.end
+            self.runs, self.device_lock, self.store, Settings(step_timeout_s=10.0), shut=self.shut, end=self.end
         )  # type: ignore[arg-type]
 
     def shut(self) -> None:
@@ -56,14 +56,14 @@ class Kennel:
     def end(self, code: int) -> None:
         raise Ending(code)
 
-    def run(self, job_id: str, thread: int, *, step: int = 1) -> JobMonitor:
+    def run(self, job_id: str, thread: int, *, step: int = 1) -> JobContext:
         """One that has taken a step of two, unless told otherwise."""
-        monitor = Made(job_id=job_id).monitor
+        context = Made(job_id=job_id).context
         if step:
-            monitor.progress("sample", step, 2)
-        monitor.thread, monitor.is_in_engine, monitor.moved_at = thread, True, self.now
-        self.runs.open(monitor)
-        return monitor
+            context.progress("sample", step, 2)
+        context.thread, context.is_in_engine, context.moved_at = thread, True, self.now
+        self.runs.open(context)
+        return context
 
     def passes(self, seconds: float) -> None:
         """Looking all the while, as its thread does."""
@@ -80,7 +80,7 @@ def kennel(monkeypatch: pytest.MonkeyPatch) -> Kennel:
 def test_the_silent_one_is_lost_and_its_siblings_go_back(kennel: Kennel, capfd: pytest.CaptureFixture[str]) -> None:
     kennel.run("hung", 1)
     waiting, busy = kennel.run("waiting", 2), kennel.run("busy", 3)
-    kennel.turns._waiting.add(waiting.thread)
+    kennel.device_lock._waiting.add(waiting.thread)
     kennel.passes(9)
     busy.check()
     kennel.late = ["late"]
@@ -107,10 +107,10 @@ def test_a_first_step_may_take_longer(kennel: Kennel, step: int) -> None:
 def test_a_turn_begins_when_it_is_had(kennel: Kennel) -> None:
     """Who waited long and just got on the device is not to blame for the wait."""
     patient = kennel.run("patient", 1)
-    kennel.turns._waiting.add(patient.thread)
+    kennel.device_lock._waiting.add(patient.thread)
     kennel.passes(60)
-    kennel.turns._moved_at[patient.thread] = kennel.now
-    kennel.turns._waiting.discard(patient.thread)
+    kennel.device_lock._moved_at[patient.thread] = kennel.now
+    kennel.device_lock._waiting.discard(patient.thread)
     kennel.passes(9)
     assert kennel.store.told == []
 
@@ -132,17 +132,17 @@ def test_who_is_not_in_the_engine_may_take_its_time(kennel: Kennel) -> None:
 
 def test_the_last_snapshot_is_watched_as_any_step(kennel: Kennel) -> None:
     """It is made on the device, outside the engine's run."""
-    monitor = kennel.run("drained", 1)
-    monitor.is_in_engine = False
+    context = kennel.run("drained", 1)
+    context.is_in_engine = False
     snapshots = Snapshots(None, None, 5.0, FailPoints())  # type: ignore[arg-type]
 
     def hangs() -> bytes:
         kennel.passes(12)
         return b""
 
-    monitor.offer = Offer(1, hangs)
+    context.offer = Offer(1, hangs)
     with pytest.raises(Ending):
-        snapshots.save_last(monitor)
+        snapshots.save_last(context)
     assert kennel.store.told == [("abandoned", "drained")]
 
 
@@ -156,10 +156,10 @@ def test_the_blind_timer_meets_only_who_lost_its_jobs(kennel: Kennel, monkeypatc
         "worker.maintenance.watchdog.faulthandler.cancel_dump_traceback_later", lambda: armed.append(None)
     )
     settings = Settings(step_timeout_s=0.5, lease_s=15.0)
-    dog = Watchdog(kennel.runs, kennel.turns, kennel.store, settings, shut=kennel.shut, end=kennel.end)  # type: ignore[arg-type]
+    dog = Watchdog(kennel.runs, kennel.device_lock, kennel.store, settings, shut=kennel.shut, end=kennel.end)  # type: ignore[arg-type]
     dog.thread.once()
-    monitor = kennel.run("busy", 1)
+    context = kennel.run("busy", 1)
     dog.thread.once()
-    kennel.runs.close(monitor)
+    kennel.runs.close(context)
     dog.thread.once()
     assert armed == [None, 30.0, None]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from worker.engines.base import Monitor
+from worker.engines.base import RunContext
 from worker.engines.embedding.stepper import Embedded, embedding_batch
 from worker.engines.images import to_tensor
 from worker.engines.library import ModelLibrary
@@ -44,7 +44,7 @@ class Embedder:
         self._viewers: dict[tuple[str, torch.Size], Batch[Embedded[Tensor]]] = {}
         self._scaling = ThreadPoolExecutor(THREADS, thread_name_prefix="scale")
 
-    def texts(self, model_id: str, texts: Sequence[str], monitor: Monitor | None = None) -> Tensor:
+    def texts(self, model_id: str, texts: Sequence[str], context: RunContext | None = None) -> Tensor:
         """(N, D), unit length. Raises NonFinite, Stopped."""
         with self._lock:
             missing = [text for text in dict.fromkeys(texts) if (model_id, text) not in self._texts]
@@ -52,7 +52,7 @@ class Embedder:
         self._device.events.on_cache("texts", len(known), len(missing))
         if missing:
             rows = [Embedded(text, "a text embedding") for text in missing]
-            known.update(zip(missing, _run(self._reader(model_id), rows, "texts", monitor).unbind(), strict=True))
+            known.update(zip(missing, _run(self._reader(model_id), rows, "texts", context).unbind(), strict=True))
         self._remember(model_id, known)
         return torch.stack([known[text] for text in texts])
 
@@ -64,7 +64,7 @@ class Embedder:
             while len(self._texts) > self._capacity:
                 self._texts.popitem(last=False)
 
-    def images(self, model_id: str, images: Sequence[Image.Image], monitor: Monitor) -> Tensor:
+    def images(self, model_id: str, images: Sequence[Image.Image], context: RunContext) -> Tensor:
         """(N, D), unit length; of any sizes. Raises NonFinite, Stopped."""
         side = self.side_px(model_id)
 
@@ -76,7 +76,7 @@ class Embedder:
         for begin in range(0, len(images), AHEAD):
             part, coming = coming, scaled(begin + AHEAD)
             pictures = torch.cat([future.result() for future in part]).to(self._device.torch_device)
-            vectors.append(self.tensors(model_id, pictures, monitor, begin, len(images)))
+            vectors.append(self.tensors(model_id, pictures, context, begin, len(images)))
         return torch.cat(vectors)
 
     def side_px(self, model_id: str) -> int:
@@ -84,12 +84,12 @@ class Embedder:
         return self._library.clip(model_id).image_size_px
 
     def tensors(
-        self, model_id: str, pictures: Tensor, monitor: Monitor | None = None, begun: int = 0, total: int = 0
+        self, model_id: str, pictures: Tensor, context: RunContext | None = None, begun: int = 0, total: int = 0
     ) -> Tensor:
         """(B, D), unit length, of pictures (B, 3, H, W) in [0, 1] that are on the device already: number `begun` and
-        following of `total`. Without a monitor nothing stops it. Raises NonFinite, Stopped."""
+        following of `total`. Without a context nothing stops it. Raises NonFinite, Stopped."""
         rows = [Embedded(picture, "an image embedding") for picture in pictures]
-        return _run(self._viewer(model_id, pictures.shape[1:]), rows, "images", monitor, begun, total)
+        return _run(self._viewer(model_id, pictures.shape[1:]), rows, "images", context, begun, total)
 
     def _reader(self, model_id: str) -> Batch[Embedded[str]]:
         clip = self._library.clip(model_id)
@@ -116,15 +116,15 @@ def _run(
     batch: Batch[Embedded[T]],
     rows: list[Embedded[T]],
     stage: str,
-    monitor: Monitor | None,
+    context: RunContext | None,
     begun: int = 0,
     total: int = 0,
 ) -> Tensor:
     """Vectors (N, D) of rows, in their order."""
 
     def on_step() -> None:
-        if monitor:
-            monitor.progress(stage, begun + sum(row.done for row in rows), total or len(rows))
+        if context:
+            context.progress(stage, begun + sum(row.done for row in rows), total or len(rows))
 
     with batch.joined(rows, on_step) as turns:
         for _ in turns:

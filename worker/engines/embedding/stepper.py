@@ -45,13 +45,13 @@ class EmbeddingStepper(Generic[T]):
 
     def __init__(self, encode: Callable[[Sequence[T]], Tensor], slots: int) -> None:
         self._encode = encode
-        self._most = slots
+        self._max_rows = slots
         self._inside: list[Embedded[T]] = []
 
     @property
     def slots(self) -> int:
         """See Stepper."""
-        return self._most
+        return self._max_rows
 
     def admit(self, rows: Sequence[Embedded[T]]) -> None:
         """See Stepper."""
@@ -71,9 +71,9 @@ class EmbeddingStepper(Generic[T]):
 
     def shrink(self) -> bool:
         """See Stepper."""
-        if self._most == 1:
+        if self._max_rows == 1:
             return False
-        self._most //= 2
+        self._max_rows //= 2
         return True
 
     def empty(self) -> None:
@@ -84,5 +84,5 @@ def embedding_batch(
     device: Device, kind: str, encode: Callable[[Sequence[T]], Tensor], slots: int
 ) -> Batch[Embedded[T]]:
     """Pinned, every row is alone in its pass."""
-    stepper = EmbeddingStepper(encode, 1 if device.is_pinned else slots)
+    stepper = EmbeddingStepper(encode, 1 if device.is_deterministic else slots)
     return device.batch(kind, stepper, LINGER_S)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engines.base import Monitor, Picture, Task
+from worker.engines.base import Picture, RunContext, Task
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.scheduling.device import Device
 from worker.models.dalle.sampler import decode_ids
@@ -30,12 +30,12 @@ def rows_at_once(device: Device, task: Task) -> int:
     return max(1, device.rows >> 2 if task.was_too_large else device.rows)
 
 
-def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, monitor: Monitor | None) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w). Without a monitor nothing stops it."""
+def decode(device: Device, vqgan: VQGAN, codes: Tensor, kind: str, context: RunContext | None) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] of codes (B, N) or (B, h, w). Without a context nothing stops it."""
     parts = []
     for ids in torch.split(codes, device.group):
-        if monitor:
-            monitor.check()
+        if context:
+            context.check()
         with device.step(kind):
             parts.append(decode_ids(vqgan, ids))
     return torch.cat(parts)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import InvalidInput, ModelUnavailable
 from shared.specs.kinds import DalleSpec
-from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.candidates import Candidate, best, decode, rows_at_once, scores
 from worker.engines.generation.dalle_stepper import Drawing, TokenStepper
@@ -52,7 +52,7 @@ class _Run:
     dalle: CodeModel
     vqgan: VQGAN
     rows: list[Drawing]  # all of them, in the order in which they come into the batch
-    most: int  # rows in the batch at once
+    max_rows: int  # rows in the batch at once
     pictures: list[list[Picture]]  # per prompt
     identity: dict[str, str]  # of its snapshots
     ready: list[Drawing] = field(default_factory=list)  # sampled, not decoded yet
@@ -97,14 +97,14 @@ class DalleEngine:
             ids.extend(names)
         return self._library.describe(*ids)
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
         saved = unpack(task.snapshot, self._identity(task))
         run = self._begin(task, saved)
         with keeping(lambda: self._kept(run)):
             if saved is not None:
-                self._take_up(run, saved, monitor)
-            self._sample(run, monitor)
+                self._take_up(run, saved, context)
+            self._sample(run, context)
         return self._output(run)
 
     def _identity(self, task: Task) -> dict[str, str]:
@@ -126,7 +126,7 @@ class DalleEngine:
             dalle=dalle,
             vqgan=vqgan,
             rows=[],
-            most=rows_at_once(self._device, task),
+            max_rows=rows_at_once(self._device, task),
             pictures=[[] for _ in spec.prompts],
             identity=self._identity(task),
         )
@@ -158,7 +158,7 @@ class DalleEngine:
             codes = vqgan.quantize.nearest(vqgan.encode(picture * 2 - 1))
         return codes.flatten()[: kept * grid].cpu()
 
-    def _take_up(self, run: _Run, saved: Saved, monitor: Monitor) -> None:
+    def _take_up(self, run: _Run, saved: Saved, context: RunContext) -> None:
         """Give the rows the codes an earlier attempt sampled; decode and score again what it had, in the same groups,
         so to the same pictures."""
         known, codes = saved.tensors[KNOWN].tolist(), saved.tensors["codes"].long()
@@ -166,31 +166,31 @@ class DalleEngine:
             drawing.row.tokens[:count] = ids[:count]
             drawing.row.known = count
         for places in saved.tensors[GROUPS].tolist():
-            self._finish(run, [run.rows[place] for place in places if place >= 0], monitor)
+            self._finish(run, [run.rows[place] for place in places if place >= 0], context)
         decoded = {id(drawing) for group in run.groups for drawing in group}
         run.ready = [drawing for drawing in run.rows if drawing.done and id(drawing) not in decoded]
-        monitor.resumed(run.known)
+        context.resumed(run.known)
 
     # --- sample --------------------------------------------------------------------------------------------------
 
-    def _sample(self, run: _Run, monitor: Monitor) -> None:
+    def _sample(self, run: _Run, context: RunContext) -> None:
         """Draw what is left, with the jobs that are there; decode and score in groups, as it comes."""
         started_at, busy_s = time.monotonic(), sum(run.timings.values())
         batch, stepper = self._batch(run.model_ids[0], run.dalle)
         rows = [drawing for drawing in run.rows if not drawing.done]
-        make, preview = self._maker(run, stepper), self._previewer(run, stepper, monitor)
+        make, preview = self._maker(run, stepper), self._previewer(run, stepper, context)
 
         def on_step() -> None:
-            monitor.progress("sample", run.known, run.total)
+            context.progress("sample", run.known, run.total)
 
-        monitor.snapshot(run.known, make)
-        with batch.joined(rows, on_step, most=run.most) as turns:
+        context.snapshot(run.known, make)
+        with batch.joined(rows, on_step, max_rows=run.max_rows) as turns:
             for finished in turns:
                 run.ready += finished
-                monitor.snapshot(run.known, make)
+                context.snapshot(run.known, make)
                 preview()
-                self._finish_ready(run, monitor, at_least=self._device.group)
-        self._finish_ready(run, monitor)
+                self._finish_ready(run, context, at_least=self._device.group)
+        self._finish_ready(run, context)
         run.timings["sample_s"] += time.monotonic() - started_at - (sum(run.timings.values()) - busy_s)
 
     def _batch(self, model_id: str, model: CodeModel) -> tuple[Batch[Drawing], TokenStepper]:
@@ -200,17 +200,17 @@ class DalleEngine:
                 self._batches[model_id] = (self._device.batch(KIND, stepper), stepper)
             return self._batches[model_id]
 
-    def _finish_ready(self, run: _Run, monitor: Monitor | None, at_least: int = 1) -> None:
+    def _finish_ready(self, run: _Run, context: RunContext | None, at_least: int = 1) -> None:
         while len(run.ready) >= at_least:
             group = run.ready[: self._device.group]
-            self._finish(run, group, monitor)
+            self._finish(run, group, context)
             run.ready = run.ready[len(group) :]
 
-    def _finish(self, run: _Run, group: list[Drawing], monitor: Monitor | None) -> None:
+    def _finish(self, run: _Run, group: list[Drawing], context: RunContext | None) -> None:
         """Decode and score one group whose codes are sampled."""
         sampled_at = time.monotonic()
         codes = torch.stack([drawing.row.tokens for drawing in group]).to(self._device.torch_device)
-        pictures = decode(self._device, run.vqgan, codes, KIND, monitor)
+        pictures = decode(self._device, run.vqgan, codes, KIND, context)
         decoded_at = time.monotonic()
         clip = run.model_ids[2]
         texts = self._embedder.texts(clip, [drawing.prompt for drawing in group])
@@ -224,7 +224,7 @@ class DalleEngine:
 
     # --- what is seen and saved of it ----------------------------------------------------------------------------
 
-    def _previewer(self, run: _Run, stepper: TokenStepper, monitor: Monitor) -> Callable[[], None]:
+    def _previewer(self, run: _Run, stepper: TokenStepper, context: RunContext) -> Callable[[], None]:
         """What shows a few candidates whenever they have so many codes more; when they are finished, the next few."""
         every, length = run.spec.preview_every, run.dalle.image_length
         blank = self._blank(run) if every else None
@@ -234,7 +234,7 @@ class DalleEngine:
                 return
             at = min((drawing.row.known for drawing in run.shown), default=0)
             for place in range(run.shown_at + every, min(at, length - 1) + 1, every):
-                self._show(run, stepper, blank, place, monitor)
+                self._show(run, stepper, blank, place, context)
             if at == length or not run.shown:
                 run.waves += bool(run.shown)
                 run.shown = [drawing for drawing in run.rows if not drawing.done][:PREVIEWED]
@@ -243,14 +243,14 @@ class DalleEngine:
         preview()
         return preview
 
-    def _show(self, run: _Run, stepper: TokenStepper, blank: Tensor, place: int, monitor: Monitor) -> None:
+    def _show(self, run: _Run, stepper: TokenStepper, blank: Tensor, place: int, context: RunContext) -> None:
         """A preview of the first `place` codes of those that are shown."""
         run.shown_at = place
         with self._device.step(KIND), torch.inference_mode():
             stepper.sync()
             ids = torch.stack([preview_ids(drawing.row.tokens[:place], blank) for drawing in run.shown])
             pictures = decode_ids(run.vqgan, ids.to(self._device.torch_device))
-        monitor.preview(contact_sheet(to_images(pictures)), run.waves * run.dalle.image_length + place)
+        context.preview(contact_sheet(to_images(pictures)), run.waves * run.dalle.image_length + place)
 
     def _blank(self, run: _Run) -> Tensor:
         with self._device.step(KIND):

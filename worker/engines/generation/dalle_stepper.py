@@ -48,16 +48,16 @@ class TokenStepper:
         with torch.inference_mode():
             self.row_bytes = 2 * model.new_cache(1).bytes_per_sequence
         self._device = device
-        self._sampler = DalleSampler(model, 0, is_pinned=device.is_pinned)
-        self._most: int | None = None  # since the device was full
-        self._told = (0, 0)  # graphs replayed and recorded
+        self._sampler = DalleSampler(model, 0, is_deterministic=device.is_deterministic)
+        self._max_rows: int | None = None  # since the device was full
+        self._reported = (0, 0)  # graphs replayed and recorded
 
     @property
     def slots(self) -> int:
         """See Stepper. Counted anew whenever the batch is empty: other models may have come since."""
         if not self._sampler.rows:
             slots = self._device.slots(self.row_bytes, self._sampler.cache_bytes)
-            self._sampler.resize(2 * (slots if self._most is None else min(slots, self._most)))
+            self._sampler.resize(2 * (slots if self._max_rows is None else min(slots, self._max_rows)))
         return self._sampler.sequences // 2
 
     def admit(self, rows: Sequence[Drawing]) -> None:
@@ -77,22 +77,22 @@ class TokenStepper:
         self._sampler.step()
         graphs = self._sampler.graphs
         if graphs is not None:
-            told, self._told = self._told, (graphs.replays, graphs.recordings)
-            self._device.events.on_cache("graphs", self._told[0] - told[0], self._told[1] - told[1])
+            before, self._reported = self._reported, (graphs.replays, graphs.recordings)
+            self._device.events.on_cache("graphs", self._reported[0] - before[0], self._reported[1] - before[1])
 
     def shrink(self) -> bool:
         """See Stepper. Rows that no longer fit wait with the codes they have."""
         slots = self._sampler.sequences // 2
         if slots <= 1:
             return False
-        self._most = slots // 2
-        self._sampler.resize(2 * self._most)
+        self._max_rows = slots // 2
+        self._sampler.resize(2 * self._max_rows)
         return True
 
     def empty(self) -> None:
         """See Stepper."""
         self._sampler.clear()
-        self._told = (0, 0)
+        self._reported = (0, 0)
 
     def sync(self) -> None:
         """Bring the codes that are there to the rows; in a turn on the device."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared.errors import ModelUnavailable
 from shared.specs.kinds import UnclipSpec
-from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.candidates import Candidate, best, decode, rows_at_once, scores
 from worker.engines.generation.snapshots import seed_of
@@ -65,7 +65,7 @@ class _Run:
     targets: Tensor  # (P, D): what candidates are scored against
     candidates: list[Candidate]
     pictures: list[list[Picture]]  # per prompt
-    most: int  # candidates in a batch at once
+    max_rows: int  # candidates in a batch at once
     ready: list[Drawn] = field(default_factory=list)  # denoised, not decoded yet
     led_by: Drawn | None = None  # the first of those that previews show
     shown_at: int = 0  # its step in the last preview
@@ -112,14 +112,14 @@ class UnclipEngine:
             ids.extend(names)
         return self._library.describe(*ids)
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
         run = self._begin(task)
         with keeping(lambda: self._kept(run)):
             vectors = run.vectors[run.places]
             if run.settings.prior_steps:
-                vectors = self._imagine(run, vectors, monitor)
-            self._draw(run, vectors, monitor)
+                vectors = self._imagine(run, vectors, context)
+            self._draw(run, vectors, context)
         return self._output(run)
 
     def _begin(self, task: Task) -> _Run:
@@ -145,7 +145,7 @@ class UnclipEngine:
             targets=targets,
             candidates=[Candidate(prompt, index) for prompt in range(len(prompts)) for index in range(spec.n)],
             pictures=[[] for _ in prompts],
-            most=rows_at_once(self._device, task),
+            max_rows=rows_at_once(self._device, task),
         )
 
     def _picture(self, clip: str, task: Task, ref: str) -> Tensor:
@@ -156,16 +156,16 @@ class UnclipEngine:
 
     # --- prior and decoder ---------------------------------------------------------------------------------------
 
-    def _imagine(self, run: _Run, captions: Tensor, monitor: Monitor) -> Tensor:
+    def _imagine(self, run: _Run, captions: Tensor, context: RunContext) -> Tensor:
         """Picture vectors (N, D) of captions' vectors (N, D)."""
         started_at, settings = time.monotonic(), run.settings
         denoiser, batch = self._batch(run, "prior", captions[0])
         rows = _rows(run, denoiser, captions, "the prior", settings.prior_steps, settings.prior_guidance)
 
         def on_step() -> None:
-            monitor.progress("prior", _taken(rows), run.steps)
+            context.progress("prior", _taken(rows), run.steps)
 
-        with batch.joined(rows, on_step, most=run.most) as turns:
+        with batch.joined(rows, on_step, max_rows=run.max_rows) as turns:
             for _ in turns:
                 pass
         with self._device.step(KIND), torch.inference_mode():
@@ -173,7 +173,7 @@ class UnclipEngine:
         run.timings["prior_s"] += time.monotonic() - started_at
         return vectors
 
-    def _draw(self, run: _Run, vectors: Tensor, monitor: Monitor) -> None:
+    def _draw(self, run: _Run, vectors: Tensor, context: RunContext) -> None:
         """Pictures of picture vectors (N, D), decoded and scored in groups, as they come."""
         started_at, settings = time.monotonic(), run.settings
         with self._device.step(KIND), torch.inference_mode():
@@ -183,14 +183,14 @@ class UnclipEngine:
         imagined = len(rows) * settings.prior_steps
 
         def on_step() -> None:
-            monitor.progress("sample", imagined + _taken(rows), run.steps)
+            context.progress("sample", imagined + _taken(rows), run.steps)
 
-        with batch.joined(rows, on_step, lambda: _lacks_preview(run, rows), most=run.most) as turns:
+        with batch.joined(rows, on_step, lambda: _lacks_preview(run, rows), max_rows=run.max_rows) as turns:
             for finished in turns:
                 run.ready += finished
-                self._preview(run, rows, monitor)
-                self._finish_ready(run, monitor, at_least=self._device.group)
-        self._finish_ready(run, monitor)
+                self._preview(run, rows, context)
+                self._finish_ready(run, context, at_least=self._device.group)
+        self._finish_ready(run, context)
         busy_s = run.timings["decode_s"] + run.timings["rank_s"]
         run.timings["sample_s"] += time.monotonic() - started_at - busy_s
 
@@ -201,25 +201,25 @@ class UnclipEngine:
             if key not in self._batches:
                 denoiser = prior_denoiser(run.unclip) if part == "prior" else decoder_denoiser(run.unclip, run.vqgan)
                 stepper = DiffusionStepper(
-                    denoiser, like, self._device.free_bytes, self._device.rows, self._device.is_pinned
+                    denoiser, like, self._device.free_bytes, self._device.rows, self._device.is_deterministic
                 )
                 self._batches[key] = denoiser, self._device.batch(KIND, stepper)
             return self._batches[key]
 
     # --- what becomes of it --------------------------------------------------------------------------------------
 
-    def _finish_ready(self, run: _Run, monitor: Monitor | None, at_least: int = 1) -> None:
+    def _finish_ready(self, run: _Run, context: RunContext | None, at_least: int = 1) -> None:
         while len(run.ready) >= at_least:
             group = run.ready[: self._device.group]
-            self._finish(run, group, monitor)
+            self._finish(run, group, context)
             run.ready = run.ready[len(group) :]
 
-    def _finish(self, run: _Run, group: list[Drawn], monitor: Monitor | None) -> None:
+    def _finish(self, run: _Run, group: list[Drawn], context: RunContext | None) -> None:
         """Decode and score what is denoised."""
         drawn_at = time.monotonic()
         with self._device.step(KIND):
             codes = codes_of(run.unclip, run.vqgan, torch.stack([row.state.noisy for row in group]))
-        pictures = decode(self._device, run.vqgan, codes, KIND, monitor)
+        pictures = decode(self._device, run.vqgan, codes, KIND, context)
         decoded_at = time.monotonic()
         targets = torch.stack([run.targets[row.candidate.prompt] for row in group])
         found = scores(self._embedder, run.model_ids[2], pictures, targets)
@@ -230,7 +230,7 @@ class UnclipEngine:
         run.timings["decode_s"] += decoded_at - drawn_at
         run.timings["rank_s"] += time.monotonic() - decoded_at
 
-    def _preview(self, run: _Run, rows: list[Drawn], monitor: Monitor) -> None:
+    def _preview(self, run: _Run, rows: list[Drawn], context: RunContext) -> None:
         """The first of those that are not finished, and such as are as far. They stand still meanwhile."""
         if not _lacks_preview(run, rows):
             return
@@ -243,7 +243,7 @@ class UnclipEngine:
             shown = decode_ids(run.vqgan, codes_of(run.unclip, run.vqgan, estimates))
         run.waves += leader is not run.led_by
         run.led_by, run.shown_at = leader, at
-        monitor.preview(contact_sheet(to_images(shown)), run.waves * run.settings.decoder_steps + at)
+        context.preview(contact_sheet(to_images(shown)), run.waves * run.settings.decoder_steps + at)
 
     def _kept(self, run: _Run) -> Output | None:
         """What a job that was stopped has: its decoded pictures, and those of which only that was left."""

@@ -16,7 +16,7 @@ from worker.models.vqgan_clip.footprint import kept_bytes
 
 __all__ = ["DiffusionStepper", "Drawn"]
 
-PINNED_ROWS = 8  # of a pass
+DETERMINISTIC_ROWS = 8  # of a pass
 
 
 @dataclass(eq=False)
@@ -49,29 +49,34 @@ class DiffusionStepper:
     """See worker.engines.scheduling.batch.Stepper. Serves the states of one denoiser, their conditions `width` numbers
     wide.
 
-    `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `most`: rows at once, at the
-    most. `is_pinned`: every pass computes as many rows as any other, so that sums always go the same way.
+    `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `max_rows`: rows at once, at
+    the most. `is_deterministic`: every pass computes as many rows as any other, so that sums always go the same way.
     """
 
     def __init__(
-        self, denoiser: Denoiser, like: Tensor, budget_bytes: Callable[[], int], most: int, is_pinned: bool = False
+        self,
+        denoiser: Denoiser,
+        like: Tensor,
+        budget_bytes: Callable[[], int],
+        max_rows: int,
+        is_deterministic: bool = False,
     ) -> None:
         """like: any condition (D,)."""
         self.row_bytes = _row_bytes(denoiser, like)
         self._rows = DiffusionRows(denoiser)
         self._inside: list[Drawn] = []
         self._budget_bytes = budget_bytes
-        self._most = most
+        self._max_rows = max_rows
         self._slots = 1
-        self._is_pinned = is_pinned
-        self._width: int | None = PINNED_ROWS if is_pinned else None  # rows of a pass; None: all
+        self._is_deterministic = is_deterministic
+        self._width: int | None = DETERMINISTIC_ROWS if is_deterministic else None  # rows of a pass; None: all
         self._is_shrunk = False
 
     @property
     def slots(self) -> int:
         """See Stepper."""
         if not self._inside and not self._is_shrunk:
-            self._slots = max(1, min(self._most, self._budget_bytes() // self.row_bytes))
+            self._slots = max(1, min(self._max_rows, self._budget_bytes() // self.row_bytes))
         return self._slots
 
     def admit(self, rows: Sequence[Drawn]) -> None:
@@ -87,12 +92,16 @@ class DiffusionStepper:
 
     def step(self) -> None:
         """See Stepper."""
-        for row, is_finite in zip(self._inside, self._rows.step(self._width, self._is_pinned), strict=True):
+        for row, is_finite in zip(self._inside, self._rows.step(self._width, self._is_deterministic), strict=True):
             row.is_finite = is_finite
 
     def shrink(self) -> bool:
         """See Stepper. Fewer rows in a pass."""
-        rows = self._width if self._is_pinned and self._width else min(self._width or self._most, len(self._inside))
+        rows = (
+            self._width
+            if self._is_deterministic and self._width
+            else min(self._width or self._max_rows, len(self._inside))
+        )
         if rows < 2:
             return False
         self._is_shrunk, self._width = True, rows // 2
@@ -100,7 +109,7 @@ class DiffusionStepper:
 
     def empty(self) -> None:
         """See Stepper. What will be free next time is another question."""
-        self._is_shrunk, self._width = False, PINNED_ROWS if self._is_pinned else None
+        self._is_shrunk, self._width = False, DETERMINISTIC_ROWS if self._is_deterministic else None
 
 
 def _row_bytes(denoiser: Denoiser, like: Tensor) -> int:

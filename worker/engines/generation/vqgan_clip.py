@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared.errors import Draining, EngineError, InvalidInput, Stopped, Yielded
 from shared.specs.kinds import PromptTerm, VqganClipSpec
-from worker.engines.base import Model, Monitor, Output, Picture, Task, keeping
+from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.snapshots import Saved, as_bytes, as_tensor, pack, seed_of, unpack
 from worker.engines.generation.vqgan_clip_stepper import LatentRow, LatentStepper
@@ -99,20 +99,20 @@ class VqganClipEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("vqgan"), *self._library.load_family("clip"))
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
-        run = self._begin(task, monitor)
-        with keeping(lambda: self._output(run, monitor) if run.state.step_count else None):
+        run = self._begin(task, context)
+        with keeping(lambda: self._output(run, context) if run.state.step_count else None):
             if not run.state.done:
-                self._optimise(run, monitor)
-        return self._output(run, monitor)
+                self._optimise(run, context)
+        return self._output(run, context)
 
-    def _optimise(self, run: _Run, monitor: Monitor) -> None:
+    def _optimise(self, run: _Run, context: RunContext) -> None:
         """Iterations with all others of the kind. The run stands still where a preview or a frame is due."""
         make = self._maker(run)
 
         def on_step() -> None:
-            monitor.progress("optimise", run.state.step_count, run.spec.iterations)
+            context.progress("optimise", run.state.step_count, run.spec.iterations)
 
         def is_due() -> bool:
             return run.lacks_preview or run.lacks_frame
@@ -120,20 +120,20 @@ class VqganClipEngine:
         try:
             with run.shared.batch.joined([run.row], on_step, is_due) as turns:
                 for _ in turns:
-                    self._show(run, monitor)
-                    monitor.snapshot(run.state.step_count, make)
+                    self._show(run, context)
+                    context.snapshot(run.state.step_count, make)
         except (Draining, Yielded):
-            monitor.snapshot(run.state.step_count, make)  # it got further than at the last turn
+            context.snapshot(run.state.step_count, make)  # it got further than at the last turn
             raise
 
-    def _begin(self, task: Task, monitor: Monitor) -> _Run:
+    def _begin(self, task: Task, context: RunContext) -> _Run:
         spec = task.spec
         assert isinstance(spec, VqganClipSpec)
         vqgan = self._library.vqgan(spec.model)
         width, height = spec.size
         if width % vqgan.config.factor or height % vqgan.config.factor:
             raise InvalidInput(f"this model's sides are multiples of {vqgan.config.factor}", field="input.size")
-        perceptors = [self._perceptor(model_id, spec.prompts, task, monitor) for model_id in spec.perceptors]
+        perceptors = [self._perceptor(model_id, spec.prompts, task, context) for model_id in spec.perceptors]
         init: str | Tensor = INITS[spec.init_noise]
         if spec.init_image:
             init = to_tensor(task.images[spec.init_image], (width, height))
@@ -148,7 +148,7 @@ class VqganClipEngine:
         shared = self._shared(state, task.was_too_large)
         run = _Run(spec, seed, LatentRow(state), shared, _summed(perceptors[0]), own)
         if saved is not None and self._restore(run, saved):
-            monitor.resumed(run.state.step_count)
+            context.resumed(run.state.step_count)
         return run
 
     def _restore(self, run: _Run, saved: Saved) -> bool:
@@ -174,7 +174,7 @@ class VqganClipEngine:
         with self._lock, self._device.step(KIND):
             if key not in self._batches:
                 stepper = LatentStepper(
-                    state, lambda: self._device.free_bytes() // share, self._device.rows, self._device.is_pinned
+                    state, lambda: self._device.free_bytes() // share, self._device.rows, self._device.is_deterministic
                 )
                 self._batches[key] = _Shared(stepper, self._device.batch(KIND, stepper))
             self._batches[key].stepper.check()
@@ -195,18 +195,18 @@ class VqganClipEngine:
 
         return make
 
-    def _perceptor(self, model_id: str, terms: list[PromptTerm], task: Task, monitor: Monitor) -> Perceptor:
+    def _perceptor(self, model_id: str, terms: list[PromptTerm], task: Task, context: RunContext) -> Perceptor:
         prompts = []
         for term in terms:
             if term.text is not None:
                 vector = self._embedder.texts(model_id, [term.text])[0]
             else:
                 assert term.image is not None
-                vector = self._embedder.images(model_id, [task.images[term.image]], monitor)[0]
+                vector = self._embedder.images(model_id, [task.images[term.image]], context)[0]
             prompts.append(Prompt(vector.clone(), term.weight, -math.inf if term.stop is None else term.stop))
         return Perceptor(self._library.clip(model_id), prompts)
 
-    def _show(self, run: _Run, monitor: Monitor) -> None:
+    def _show(self, run: _Run, context: RunContext) -> None:
         """Previews as often as the spec asks; frames as often, or often enough for a video."""
         if not run.lacks_preview and not run.lacks_frame:
             return
@@ -218,23 +218,23 @@ class VqganClipEngine:
             self._add_frame(run, image, count)
         if run.lacks_preview:
             run.previewed_at = count
-            monitor.preview(image, count)
+            context.preview(image, count)
 
     @staticmethod
     def _add_frame(run: _Run, image: Image.Image, count: int) -> None:
         run.framed_at = count
         run.frames.append(_png(image))
 
-    def _output(self, run: _Run, monitor: Monitor) -> Output:
+    def _output(self, run: _Run, context: RunContext) -> Output:
         optimised_at = time.monotonic()
         spec = run.spec
         with self._device.step(KIND):
             picture = run.state.image()
         score = float(self._embedder.tensors(spec.perceptors[0], picture)[0] @ run.targets)
         image = to_images(picture)[0]
-        prompt = " | ".join(_told(term) for term in spec.prompts)
+        prompt = " | ".join(_described(term) for term in spec.prompts)
         ranked_at = time.monotonic()
-        files = {"video.webp": (_video([*run.frames, _png(image)], monitor), "image/webp")} if spec.video else {}
+        files = {"video.webp": (_video([*run.frames, _png(image)], context), "image/webp")} if spec.video else {}
         return Output(
             pictures=[Picture(image, prompt, run.seed, 0, score)],
             files=files,
@@ -268,7 +268,7 @@ def _summed(perceptor: Perceptor) -> Tensor:
     return torch.stack(rows).sum(0)
 
 
-def _told(term: PromptTerm) -> str:
+def _described(term: PromptTerm) -> str:
     """A term as people write it."""
     source = term.text if term.text is not None else str(term.image)
     return source if term.weight == 1 else f"{source}:{term.weight:g}"
@@ -300,21 +300,21 @@ def _png(image: Image.Image) -> bytes:
 class _Frame(io.BytesIO):
     """A PNG that is read when the video comes to it, which shows the watchdog that it does."""
 
-    def __init__(self, body: bytes, monitor: Monitor) -> None:
+    def __init__(self, body: bytes, context: RunContext) -> None:
         super().__init__(body)
-        self._monitor = monitor
+        self._context = context
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Nothing stops the run here: its picture is made, and this is the way to keep it."""
         with suppress(Stopped):
-            self._monitor.check()
+            self._context.check()
         return super().read(size)
 
 
-def _video(frames: list[bytes], monitor: Monitor) -> bytes:
+def _video(frames: list[bytes], context: RunContext) -> bytes:
     """An animated WebP of PNGs that stays on its last picture for a second."""
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (len(frames) - 1) + [1000]
-    first, *rest = (Image.open(_Frame(frame, monitor)) for frame in frames)
+    first, *rest = (Image.open(_Frame(frame, context)) for frame in frames)
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=85, method=2)
     return buffer.getvalue()

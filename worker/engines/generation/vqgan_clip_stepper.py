@@ -12,7 +12,7 @@ from worker.models.vqgan_clip.state import VqganClipState
 
 __all__ = ["LatentRow", "LatentStepper"]
 
-PINNED_ROWS = 1  # of a pass: a run alone costs no more than unpinned, only company gains it nothing
+DETERMINISTIC_ROWS = 1  # of a pass: alone, a run costs no more for it; co-batched, it gains nothing
 
 
 @dataclass(eq=False)
@@ -31,13 +31,13 @@ class LatentRow:
 class LatentStepper:
     """See worker.engines.scheduling.batch.Stepper. Serves the states of one `share_key`.
 
-    `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `most`: rows at once, at the
-    most. `is_pinned`: every pass computes as many rows as any other, so that sums always go the same way. Where not
-    even one row fits, its views are looked at in parts, and at last its picture is decoded twice.
+    `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `max_rows`: rows at once, at
+    the most. `is_deterministic`: every pass computes as many rows as any other, so that sums always go the same way.
+    Where not even one row fits, its views are looked at in parts, and at last its picture is decoded twice.
     """
 
     def __init__(
-        self, like: VqganClipState, budget_bytes: Callable[[], int], most: int, is_pinned: bool = False
+        self, like: VqganClipState, budget_bytes: Callable[[], int], max_rows: int, is_deterministic: bool = False
     ) -> None:
         self.footprint = footprint_of(like)
         self.pieces = Pieces()
@@ -45,8 +45,8 @@ class LatentStepper:
         self._inside: list[LatentRow] = []
         self._cuts = like.recipe.cuts.cuts
         self._budget_bytes = budget_bytes
-        self._most = most
-        self._is_pinned = is_pinned
+        self._max_rows = max_rows
+        self._is_deterministic = is_deterministic
         self._slots = 1
         self._is_shrunk = False
 
@@ -55,8 +55,10 @@ class LatentStepper:
         """See Stepper."""
         if not self._inside and not self._is_shrunk:
             free = self._budget_bytes()
-            self.pieces = self._pieces(free) or Pieces(rows=1, cuts=1, decodes_twice=True, is_padded=self._is_pinned)
-            self._slots = self._most if self._is_pinned else self.pieces.rows or 1
+            self.pieces = self._pieces(free) or Pieces(
+                rows=1, cuts=1, decodes_twice=True, is_padded=self._is_deterministic
+            )
+            self._slots = self._max_rows if self._is_deterministic else self.pieces.rows or 1
         return self._slots
 
     def check(self) -> None:
@@ -69,14 +71,14 @@ class LatentStepper:
     def _pieces(self, free: int) -> Pieces | None:
         """The largest that fit."""
         footprint, cuts = self.footprint, self._cuts
-        most = PINNED_ROWS if self._is_pinned else self._most
-        whole = Pieces(rows=min(most, free // footprint.of(cuts)), is_padded=self._is_pinned)
+        max_rows = DETERMINISTIC_ROWS if self._is_deterministic else self._max_rows
+        whole = Pieces(rows=min(max_rows, free // footprint.of(cuts)), is_padded=self._is_deterministic)
         if whole.rows:
             return whole
         for decodes_twice in (False, True):
             for part in range(cuts - 1, 0, -1):
                 if footprint.of(part, decodes_twice=decodes_twice) <= free:
-                    return Pieces(rows=1, cuts=part, decodes_twice=decodes_twice, is_padded=self._is_pinned)
+                    return Pieces(rows=1, cuts=part, decodes_twice=decodes_twice, is_padded=self._is_deterministic)
         return None
 
     def admit(self, rows: Sequence[LatentRow]) -> None:
@@ -108,7 +110,7 @@ class LatentStepper:
     def shrink(self) -> bool:
         """See Stepper. Fewer rows in a pass, then fewer views of the one, at last the picture decoded twice."""
         self._is_shrunk = True
-        rows, cuts = min(self.pieces.rows or self._most, len(self._inside) or 1), self.pieces.cuts or self._cuts
+        rows, cuts = min(self.pieces.rows or self._max_rows, len(self._inside) or 1), self.pieces.cuts or self._cuts
         if rows > 1:
             self.pieces = replace(self.pieces, rows=rows // 2)
         elif cuts > 1:

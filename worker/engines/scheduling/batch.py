@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from shared.errors import EngineError, OutOfMemory, Stopped
-from worker.engines.scheduling.device_lock import Turns
+from worker.engines.scheduling.device_lock import DeviceLock
 
-__all__ = ["Batch", "BatchEvents", "Member", "Row", "Stepper"]
+__all__ = ["Batch", "BatchEvents", "Request", "Row", "Stepper"]
 
 IDLE_S = 5.0  # a batch without rows keeps its thread so long, and then what it holds on the device is given up
 
@@ -87,14 +87,14 @@ class BatchEvents:
 
 
 @dataclass(eq=False)
-class Member(Generic[R]):
+class Request(Generic[R]):
     """One job's part in a batch. `on_step` is called after each step, and raises what stops the job; `is_due` is asked
     then whether the rows must stand still, as they are now, until the job's thread has seen them."""
 
     rows: Sequence[R]  # all of them, wherever they are
     on_step: Callable[[], None]
     is_due: Callable[[], bool]
-    most: int  # rows it may have inside at once
+    max_rows: int  # rows it may have inside at once
     asked_at: float = field(default_factory=time.monotonic)
     waiting: deque[R] = field(init=False)
     fresh: set[int] = field(init=False)  # ids of rows that never had a slot
@@ -102,7 +102,7 @@ class Member(Generic[R]):
     finished: list[R] = field(default_factory=list)
     error: BaseException | None = None
     is_paused: bool = False
-    has_news: bool = False
+    is_notified: bool = False
 
     def __post_init__(self) -> None:
         self.waiting = deque(self.rows)
@@ -114,9 +114,9 @@ class Member(Generic[R]):
         return self.error is not None or not (self.waiting or self.inside)
 
     @property
-    def wants(self) -> bool:
+    def wants_slot(self) -> bool:
         """Whether one more of its rows may come in."""
-        return bool(self.waiting) and not self.is_paused and self.error is None and len(self.inside) < self.most
+        return bool(self.waiting) and not self.is_paused and self.error is None and len(self.inside) < self.max_rows
 
 
 class Batch(Generic[R]):
@@ -127,7 +127,7 @@ class Batch(Generic[R]):
         kind: str,
         stepper: Stepper[R],
         turn: Callable[[str], AbstractContextManager[Turn]],
-        turns: Turns,
+        device_lock: DeviceLock,
         events: BatchEvents | None = None,
         linger_s: float = 0.0,
     ) -> None:
@@ -136,11 +136,11 @@ class Batch(Generic[R]):
         self._linger_s = linger_s
         self._kind = kind
         self._turn = turn
-        self._turns = turns
+        self._device_lock = device_lock
         self._events = events or BatchEvents()
         self._changed = threading.Condition()
-        self._members: list[Member[R]] = []
-        self._aboard: dict[int, R] = {}  # by id: whom the stepper has; the members' books say whom it should have
+        self._requests: list[Request[R]] = []
+        self._on_device: dict[int, R] = {}  # by id: whom the stepper has; requests say whom it should have
         self._driver: threading.Thread | None = None
 
     # --- a job's side --------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Batch(Generic[R]):
         rows: Sequence[R],
         on_step: Callable[[], None],
         is_due: Callable[[], bool] = lambda: False,
-        most: int | None = None,
+        max_rows: int | None = None,
     ) -> Iterator[Iterator[list[R]]]:
         """Step `rows` to their ends. Gives an iterator over the turns in which they moved: those that were finished in
         it. The rest go on meanwhile; rows that were due stand still until the next turn is asked for. Afterwards,
@@ -160,53 +160,55 @@ class Batch(Generic[R]):
         `on_step` runs in the batch's thread, with every step. The iterator raises what it raises, a row's own error, or
         what failed for the whole batch; never before all that was finished is handed over.
         """
-        member = Member(rows, on_step, is_due, len(rows) if most is None else most)
-        self._join(member)
+        request = Request(rows, on_step, is_due, len(rows) if max_rows is None else max_rows)
+        self._join(request)
         try:
-            yield self._turns_of(member)
+            yield self._turns_of(request)
         finally:
-            self._quit(member)
+            self._leave(request)
 
-    def _turns_of(self, member: Member[R]) -> Iterator[list[R]]:
-        while not member.is_over or member.finished or member.error:
-            yield self._news(member)
+    def _turns_of(self, request: Request[R]) -> Iterator[list[R]]:
+        while not request.is_over or request.finished or request.error:
+            yield self._next_finished(request)
 
-    def _join(self, member: Member[R]) -> None:
+    def _join(self, request: Request[R]) -> None:
         with self._changed:
-            self._members.append(member)
+            self._requests.append(request)
             if self._driver is None:
                 self._driver = threading.Thread(target=self._drive, name=f"batch-{self._kind}", daemon=True)
                 self._driver.start()
             self._changed.notify_all()
 
-    def _quit(self, member: Member[R]) -> None:
+    def _leave(self, request: Request[R]) -> None:
         with self._changed:
-            self._members.remove(member)
+            self._requests.remove(request)
             self._changed.notify_all()
             with self._behind(lambda: True):
-                self._changed.wait_for(lambda: self._are_out(member.rows))
+                self._changed.wait_for(lambda: self._are_out(request.rows))
 
-    def _news(self, member: Member[R]) -> list[R]:
-        """Wait until there is something to tell; the rows that are finished now."""
+    def _next_finished(self, request: Request[R]) -> list[R]:
+        """Wait until the batch notifies the request; the rows that are finished now."""
         with self._changed:
-            if not member.has_news:  # else the rows may have been due since the last turn, and nobody has seen them
-                member.is_paused = False
+            if not request.is_notified:  # else the rows may have been due since the last turn, and nobody has seen them
+                request.is_paused = False
                 self._changed.notify_all()
-            with self._behind(lambda: bool(member.inside)):
-                self._changed.wait_for(lambda: member.has_news and self._are_out((*member.finished, *member.waiting)))
-            finished, member.finished = member.finished, []
-            if member.error is not None and not finished:
-                raise copy.copy(member.error) from member.error
-            member.has_news = member.error is not None
+            with self._behind(lambda: bool(request.inside)):
+                self._changed.wait_for(
+                    lambda: request.is_notified and self._are_out((*request.finished, *request.waiting))
+                )
+            finished, request.finished = request.finished, []
+            if request.error is not None and not finished:
+                raise copy.copy(request.error) from request.error
+            request.is_notified = request.error is not None
             return finished
 
     def _are_out(self, rows: Iterable[R]) -> bool:
-        """Whether these hold their own state: out of the books they are at once, off the device a little later."""
-        return not any(id(row) in self._aboard for row in rows)
+        """Whether these hold their own state: unscheduled at once, off the device a little later."""
+        return not any(id(row) in self._on_device for row in rows)
 
-    def _behind(self, is_aboard: Callable[[], bool]) -> AbstractContextManager[None]:
+    def _behind(self, is_on_device: Callable[[], bool]) -> AbstractContextManager[None]:
         assert self._driver is not None
-        return self._turns.behind(self._driver, is_aboard)
+        return self._device_lock.behind(self._driver, is_on_device)
 
     # --- the driver's side ---------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Batch(Generic[R]):
                 self._shrink(error)
             except BaseException as error:
                 self._fail(error)
-            self._tell()
+            self._notify()
 
     def _has_work(self) -> bool:
         """Wait for something to do; False when there was nothing for so long that this thread may end."""
@@ -232,124 +234,125 @@ class Batch(Generic[R]):
                     self._changed.wait_for(self._is_full, self._linger_s)
                 return True
         with self._turn(self._kind), self._changed:
-            if self._is_busy() or self._members:
+            if self._is_busy() or self._requests:
                 return True
             self.stepper.empty()
             self._driver = None
             return False
 
     def _is_busy(self) -> bool:
-        return bool(self._aboard) or any(member.inside or member.wants for member in self._members)
+        return bool(self._on_device) or any(request.inside or request.wants_slot for request in self._requests)
 
     def _is_full(self) -> bool:
-        return sum(len(member.waiting) + len(member.inside) for member in self._members) >= self.stepper.slots
+        return sum(len(request.waiting) + len(request.inside) for request in self._requests) >= self.stepper.slots
 
     def _round(self, turn: Turn) -> bool:
-        """Let rows out and in, take one step, look at every member. Whether the turn may go on: there is something left
-        to step, and nobody waits to be told."""
-        self._exchange()
-        count = sum(len(member.inside) for member in self._members)
+        """Let rows out and in, take one step, look at every request. Whether the turn may go on: there is something
+        left to step, and nobody waits to be notified."""
+        self._apply_schedule()
+        count = sum(len(request.inside) for request in self._requests)
         if not count:
             return False
         self._events.on_rows(self._kind, count, self.stepper.slots)
         self.stepper.step()
         turn.stepped()
-        is_urgent = self._look()
-        self._let_out()
+        is_urgent = self._check_requests()
+        self._remove()
         return not is_urgent
 
-    def _exchange(self) -> None:
+    def _apply_schedule(self) -> None:
         with self._changed:
-            self._share_out()
-        self._let_out()
-        self._let_in()
+            self._schedule()
+        self._remove()
+        self._admit()
 
-    def _let_out(self) -> None:
+    def _remove(self) -> None:
         """Whom the stepper has and should not have."""
         with self._changed:
-            booked = self._booked()
-            leaving = [row for key, row in self._aboard.items() if key not in booked]
+            scheduled = self._scheduled()
+            leaving = [row for key, row in self._on_device.items() if key not in scheduled]
         if leaving:
             self.stepper.leave(leaving)
-            self._settle(leaving)
+            self._mark_off_device(leaving)
 
-    def _let_in(self) -> None:
-        """The other way round. A row counts as aboard from before it is: whoever quits meanwhile waits for it."""
+    def _admit(self) -> None:
+        """The other way round. A row counts as on the device from before it is: whoever leaves meanwhile waits for
+        it."""
         with self._changed:
-            coming = {key: row for key, row in self._booked().items() if key not in self._aboard}
-            self._aboard |= coming
+            coming = {key: row for key, row in self._scheduled().items() if key not in self._on_device}
+            self._on_device |= coming
         if coming:
             try:
                 self.stepper.admit(list(coming.values()))
             except BaseException:
-                self._settle(coming.values())
+                self._mark_off_device(coming.values())
                 raise
 
-    def _settle(self, rows: Iterable[R]) -> None:
-        """These are not aboard."""
+    def _mark_off_device(self, rows: Iterable[R]) -> None:
+        """These are not on the device."""
         with self._changed:
             for row in rows:
-                del self._aboard[id(row)]
+                del self._on_device[id(row)]
             self._changed.notify_all()
 
-    def _booked(self) -> dict[int, R]:
-        return {id(row): row for member in self._members for row in member.inside}
+    def _scheduled(self) -> dict[int, R]:
+        return {id(row): row for request in self._requests for row in request.inside}
 
-    def _share_out(self) -> None:
-        """Give every member that wants one its fair part of the slots, in the books; _exchange() makes it true."""
-        free = self.stepper.slots - sum(len(member.inside) for member in self._members)
+    def _schedule(self) -> None:
+        """Give every request that wants one its fair part of the slots; _apply_schedule() makes it true."""
+        free = self.stepper.slots - sum(len(request.inside) for request in self._requests)
         while free < 0:
-            self._evict(max(self._members, key=_held))
+            self._evict(max(self._requests, key=_rows_inside))
             free += 1
-        while wanting := [member for member in self._members if member.wants]:
-            poorest = min(wanting, key=_held)
+        while wanting := [request for request in self._requests if request.wants_slot]:
+            poorest = min(wanting, key=_rows_inside)
             if free:
                 free -= 1
             else:
-                richest = max(self._members, key=_held)
-                if _held(richest) - _held(poorest) < 2:
+                richest = max(self._requests, key=_rows_inside)
+                if _rows_inside(richest) - _rows_inside(poorest) < 2:
                     break
                 self._evict(richest)
             self._enter(poorest)
 
-    def _enter(self, member: Member[R]) -> None:
-        row = member.waiting.popleft()
-        member.inside.append(row)
-        if id(row) in member.fresh:
-            member.fresh.remove(id(row))
-            self._events.on_admitted(self._kind, time.monotonic() - member.asked_at)
+    def _enter(self, request: Request[R]) -> None:
+        row = request.waiting.popleft()
+        request.inside.append(row)
+        if id(row) in request.fresh:
+            request.fresh.remove(id(row))
+            self._events.on_admitted(self._kind, time.monotonic() - request.asked_at)
 
-    def _evict(self, member: Member[R]) -> None:
+    def _evict(self, request: Request[R]) -> None:
         """The row that came last goes back to the front of those that wait."""
-        member.waiting.appendleft(member.inside.pop())
+        request.waiting.appendleft(request.inside.pop())
         self._events.on_evicted(self._kind)
 
-    def _look(self) -> bool:
-        """After a step: whose rows are at their end, who is stopped, whose rows are due. Whether anybody is to be told
-        before the next step."""
+    def _check_requests(self) -> bool:
+        """After a step: whose rows are at their end, who is stopped, whose rows are due. Whether anybody is to be
+        notified before the next step."""
         with self._changed:
-            told = [self._sort_out(member) for member in self._members]
-            return any(told)
+            notified = [self._check(request) for request in self._requests]
+            return any(notified)
 
-    def _sort_out(self, member: Member[R]) -> bool:
-        ended = [row for row in member.inside if row.done or row.error is not None]
-        member.inside = [row for row in member.inside if row not in ended]
-        member.finished += [row for row in ended if row.error is None]
-        error = _stop_of(member) or next((row.error for row in ended if row.error is not None), None)
+    def _check(self, request: Request[R]) -> bool:
+        ended = [row for row in request.inside if row.done or row.error is not None]
+        request.inside = [row for row in request.inside if row not in ended]
+        request.finished += [row for row in ended if row.error is None]
+        error = _stop_of(request) or next((row.error for row in ended if row.error is not None), None)
         if error is not None:
-            self._end(member, error)
-        elif member.inside and member.is_due():
-            member.is_paused = True
-            member.waiting.extendleft(reversed(member.inside))
-            member.inside = []
-        is_told = bool(ended) or member.is_paused or error is not None
-        member.has_news |= is_told
-        return is_told
+            self._end(request, error)
+        elif request.inside and request.is_due():
+            request.is_paused = True
+            request.waiting.extendleft(reversed(request.inside))
+            request.inside = []
+        needs_notice = bool(ended) or request.is_paused or error is not None
+        request.is_notified |= needs_notice
+        return needs_notice
 
-    def _end(self, member: Member[R], error: BaseException) -> None:
-        member.inside = []
-        member.error = member.error or error
-        member.has_news = True
+    def _end(self, request: Request[R], error: BaseException) -> None:
+        request.inside = []
+        request.error = request.error or error
+        request.is_notified = True
 
     def _shrink(self, error: OutOfMemory) -> None:
         """Go on with less, or give up."""
@@ -362,24 +365,24 @@ class Batch(Generic[R]):
     def _fail(self, error: BaseException) -> None:
         """What nobody in particular is to blame for: everybody inside is told; where that is nobody, whoever waits."""
         with self._changed:
-            for member in [member for member in self._members if member.inside] or self._members:
-                self._end(member, error)
+            for request in [request for request in self._requests if request.inside] or self._requests:
+                self._end(request, error)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """After a turn: whoever is in it may report where it is."""
         with self._changed:
-            for member in self._members:
-                member.has_news |= bool(member.inside)
+            for request in self._requests:
+                request.is_notified |= bool(request.inside)
             self._changed.notify_all()
 
 
-def _held(member: Member[R]) -> int:
-    return len(member.inside)
+def _rows_inside(request: Request[R]) -> int:
+    return len(request.inside)
 
 
-def _stop_of(member: Member[R]) -> Stopped | None:
+def _stop_of(request: Request[R]) -> Stopped | None:
     try:
-        member.on_step()
+        request.on_step()
     except Stopped as stop:
         return stop
     return None

@@ -16,7 +16,7 @@ import torch
 
 from shared.errors import EngineError, ModelUnavailable, OutOfMemory
 from worker.engines.scheduling.batch import Batch, BatchEvents, Row, Stepper
-from worker.engines.scheduling.device_lock import Turns
+from worker.engines.scheduling.device_lock import DeviceLock
 from worker.engines.scheduling.memory import available_bytes, peak_bytes, resident_bytes
 from worker.models.errors import ModelError
 
@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Row)
 IS_FULL = ("DefaultCPUAllocator: ", "MPS backend out of memory")  # c10/core/impl/alloc_cpu.cpp, aten's MPSAllocator
 DECODED_TOGETHER = 16  # pictures decoded in one step, so that other jobs' steps fit between
 RESERVED = 0.2  # of the free memory
-PINNED_ROWS = 8
+DETERMINISTIC_ROWS = 8
 TURN_S = 0.05  # how long short steps may follow each other in one turn; other jobs wait as long
 
 
@@ -56,8 +56,8 @@ class Turn:
 
 class Device:
     """`rows`: how many pictures a batch may hold at most; how many it does is a question of memory too. `group`: how
-    many are decoded in one step. `is_pinned`: batches keep one shape whatever is in them, so that a picture is the same
-    to the last bit in any company; it costs what empty slots cost.
+    many are decoded in one step. `is_deterministic`: batches keep one shape whatever is in them, so that a picture is
+    the same to the last bit whatever is co-batched; it costs what empty slots cost.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Device:
         name: str = "auto",
         threads: int = 0,
         on_step: Callable[[str, float], None] = lambda _kind, _seconds: None,
-        turns: Turns | None = None,
+        device_lock: DeviceLock | None = None,
         *,
         memory_bytes: int = 0,
-        is_pinned: bool = False,
+        is_deterministic: bool = False,
         events: BatchEvents | None = None,
     ) -> None:
         """memory_bytes: what engines may use of the device; 0 asks it what is free."""
@@ -76,10 +76,10 @@ class Device:
             torch.set_num_threads(threads)
         self.torch_device = _pick(name)
         self.autocast = torch.bfloat16 if self._is_fast_in_bfloat16() else None
-        self.rows = PINNED_ROWS if is_pinned else 64 if self.torch_device.type == "cpu" else 256
-        self.is_pinned = is_pinned
-        self.group = 1 if is_pinned else DECODED_TOGETHER
-        self.turns = turns or Turns()
+        self.rows = DETERMINISTIC_ROWS if is_deterministic else 64 if self.torch_device.type == "cpu" else 256
+        self.is_deterministic = is_deterministic
+        self.group = 1 if is_deterministic else DECODED_TOGETHER
+        self.device_lock = device_lock or DeviceLock()
         self.events = events or BatchEvents()
         self._memory_bytes = memory_bytes
         self._on_step = on_step
@@ -111,9 +111,9 @@ class Device:
         torch.cuda.reset_peak_memory_stats(self.torch_device)
         return peak
 
-    def slots(self, row_bytes: int, held_bytes: int = 0) -> int:
+    def slots(self, row_bytes: int, used_bytes: int = 0) -> int:
         """How many rows of that size a batch may hold, that holds so much now. Raises OutOfMemory if it is none."""
-        free = self.free_bytes() + held_bytes
+        free = self.free_bytes() + used_bytes
         if free < row_bytes:
             raise OutOfMemory(
                 f"one row takes {row_bytes / 2**20:.1f} MiB, {self.torch_device} has {free / 2**20:.1f} MiB free"
@@ -127,15 +127,15 @@ class Device:
 
     def batch(self, kind: str, stepper: Stepper[R], linger_s: float = 0.0) -> Batch[R]:
         """A batch that jobs of `kind` share here; idle, it waits so long for more rows before it steps."""
-        return Batch(kind, stepper, self.turn, self.turns, self.events, linger_s)
+        return Batch(kind, stepper, self.turn, self.device_lock, self.events, linger_s)
 
     @contextmanager
     def turn(self, kind: str) -> Iterator[Turn]:
         """Alone on the device, for one or more steps of a job of `kind`. Raises EngineError, OutOfMemory in place of
         what the models and torch raise."""
-        self.turns.acquire()
+        self.device_lock.acquire()
         try:
-            yield Turn(kind, self._on_step, self.turns.moved)
+            yield Turn(kind, self._on_step, self.device_lock.moved)
         except ModelError as error:
             raise EngineError(str(error)) from error
         except RuntimeError as error:
@@ -145,7 +145,7 @@ class Device:
                 torch.cuda.empty_cache()
             raise OutOfMemory(f"{self.torch_device} has not enough memory for this job") from error
         finally:
-            self.turns.release()
+            self.device_lock.release()
 
     @contextmanager
     def step(self, kind: str) -> Iterator[None]:

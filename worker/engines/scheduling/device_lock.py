@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["FairLock", "Turns"]
+__all__ = ["DeviceLock", "FifoLock"]
 
 
-class FairLock:
+class FifoLock:
     """A lock that is handed over in the order of asking. A plain one may go back to the thread that just let it go."""
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class FairLock:
                 self._is_held = False
 
 
-class Turns:
-    """A FairLock that remembers, by thread id, who waits for it and who moved when."""
+class DeviceLock:
+    """A FifoLock that remembers, by thread id, who waits for it and who moved when."""
 
     def __init__(self) -> None:
-        self._lock = FairLock()
+        self._lock = FifoLock()
         self._waiting: set[int] = set()
         self._moved_at: dict[int, float] = {}
         self._behind: dict[int, tuple[threading.Thread, Callable[[], bool]]] = {}
@@ -65,22 +65,23 @@ class Turns:
         self._moved_at[threading.get_ident()] = time.monotonic()
 
     @contextmanager
-    def behind(self, driver: threading.Thread, is_aboard: Callable[[], bool]) -> Iterator[None]:
-        """Inside, another thread takes this one's turns. It waits while it is not `is_aboard` of that one's steps."""
+    def behind(self, driver: threading.Thread, is_on_device: Callable[[], bool]) -> Iterator[None]:
+        """Inside, another thread takes this one's turns. It waits while it is not `is_on_device` of that one's
+        steps."""
         ident = threading.get_ident()
-        self._behind[ident] = (driver, is_aboard)
+        self._behind[ident] = (driver, is_on_device)
         try:
             yield
         finally:
             del self._behind[ident]
 
     def is_waiting(self, thread: int) -> bool:
-        """Whether that thread waits for another one's turn to end, or to come aboard."""
+        """Whether that thread waits for another one's turn to end, or to come onto the device."""
         behind = self._behind.get(thread)
         if behind is None:
             return thread in self._waiting
-        driver, is_aboard = behind
-        return not is_aboard() or driver.ident in self._waiting
+        driver, is_on_device = behind
+        return not is_on_device() or driver.ident in self._waiting
 
     def moved_at(self, thread: int) -> float:
         """Local monotonic time of that thread's last step on the device; 0.0 before the first."""

@@ -37,10 +37,10 @@ def peak_bytes() -> int:
 
 def _of_machine() -> int:
     try:
-        told = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.M)
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.M)
     except OSError:
-        told = None
-    return int(told[1]) * 1024 if told else os.sysconf("SC_PHYS_PAGES") * PAGE
+        found = None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * PAGE
 
 
 def _of_container() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from shared.specs.clip import GENERATED, DuplicatesSpec, GroupSpec, IndexSpec, ReembedSpec, RemoveSpec
-from worker.engines.base import Model, Monitor, Output, Task, keeping
-from worker.engines.collection_access import OpenCollection, Shelf
+from worker.engines.base import Model, Output, RunContext, Task, keeping
+from worker.engines.collection_access import OpenCollection, TenantCollections
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.scheduling.device import Device
@@ -25,8 +25,8 @@ from worker.vectors.memory.groups import duplicate_sets, group
 
 __all__ = ["CollectionEngine"]
 
-TOLD_SETS = 100  # of near-duplicates, in the result; all are in the files
-TOLD_IDS = 20  # of a group, nearest to its middle
+MAX_LISTED_SETS = 100  # of near-duplicates, in the result; all are in the files
+MAX_LISTED_IDS = 20  # of a group, nearest to its middle
 
 
 class CollectionEngine:
@@ -45,39 +45,39 @@ class CollectionEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
-        spec, shelf = task.spec, task.shelf
-        assert shelf is not None
+        spec, collections = task.spec, task.collections
+        assert collections is not None
         if isinstance(spec, IndexSpec):
-            return self._index(spec, shelf, task, monitor)
+            return self._index(spec, collections, task, context)
         assert isinstance(spec, RemoveSpec | ReembedSpec | DuplicatesSpec | GroupSpec)
-        collection = shelf.open(spec.collection)
+        collection = collections.open(spec.collection)
         if isinstance(spec, RemoveSpec):
             return self._remove(spec, collection)
         if isinstance(spec, ReembedSpec):
-            return self._reembed(spec, shelf, collection, monitor)
+            return self._reembed(spec, collections, collection, context)
         if isinstance(spec, DuplicatesSpec):
-            return self._duplicates(spec, collection, monitor)
-        return self._group(spec, collection, monitor)
+            return self._duplicates(spec, collection, context)
+        return self._group(spec, collection, context)
 
     # --- in and out ----------------------------------------------------------------------------------------------
 
-    def _index(self, spec: IndexSpec, shelf: Shelf, task: Task, monitor: Monitor) -> Output:
-        collection = self._opened(spec, shelf)
+    def _index(self, spec: IndexSpec, collections: TenantCollections, task: Task, context: RunContext) -> Output:
+        collection = self._opened(spec, collections)
         fingerprint = check_model(self._library, collection)
         clock = StageClock("index", self._events)
         width = self._library.clip(collection.record.model).width
-        indexing = Indexing(shelf, collection, self._embedder, fingerprint, width, clock)
+        indexing = Indexing(collections, collection, self._embedder, fingerprint, width, clock)
         indexed = Indexed.resumed(task.snapshot, collection.record.id)
         with keeping(lambda: self._indexed(spec, collection, indexed, indexed.done, clock)):
-            total = indexing.run(spec, indexed, monitor)
+            total = indexing.run(spec, indexed, context)
         return self._indexed(spec, collection, indexed, total, clock)
 
-    def _opened(self, spec: IndexSpec, shelf: Shelf) -> OpenCollection:
+    def _opened(self, spec: IndexSpec, collections: TenantCollections) -> OpenCollection:
         if spec.collection == GENERATED:
-            return shelf.open_or_make(GENERATED, self._library.entries("clip")[0].id)
-        return shelf.open(spec.collection)
+            return collections.open_or_make(GENERATED, self._library.entries("clip")[0].id)
+        return collections.open(spec.collection)
 
     def _indexed(
         self, spec: IndexSpec, collection: OpenCollection, indexed: Indexed, total: int, clock: StageClock
@@ -101,8 +101,10 @@ class CollectionEngine:
             parameters=spec.model_dump(mode="json", exclude={"kind", "ids"}),
         )
 
-    def _reembed(self, spec: ReembedSpec, shelf: Shelf, collection: OpenCollection, monitor: Monitor) -> Output:
-        rows = reembed(spec, shelf, collection, self._library, self._embedder, monitor)
+    def _reembed(
+        self, spec: ReembedSpec, collections: TenantCollections, collection: OpenCollection, context: RunContext
+    ) -> Output:
+        rows = reembed(spec, collections, collection, self._library, self._embedder, context)
         return Output(
             data={"collection": spec.collection, "rows": rows, "model": spec.model},
             parameters=spec.model_dump(mode="json", exclude={"kind"}),
@@ -111,16 +113,16 @@ class CollectionEngine:
 
     # --- what is alike -------------------------------------------------------------------------------------------
 
-    def _duplicates(self, spec: DuplicatesSpec, collection: OpenCollection, monitor: Monitor) -> Output:
+    def _duplicates(self, spec: DuplicatesSpec, collection: OpenCollection, context: RunContext) -> Output:
         ids, vectors = chosen(collection, spec.filter)
         sets = [
-            [ids[row] for row in rows] for rows in duplicate_sets(vectors, spec.threshold, _shown(monitor, "compare"))
+            [ids[row] for row in rows] for rows in duplicate_sets(vectors, spec.threshold, _shown(context, "compare"))
         ]
         lines = [[str(number), row_id] for number, rows in enumerate(sets) for row_id in rows]
         return Output(
             data={
                 "collection": spec.collection,
-                "sets": sets[:TOLD_SETS],
+                "sets": sets[:MAX_LISTED_SETS],
                 "total_sets": len(sets),
                 "pictures": len(ids),
                 "threshold": spec.threshold,
@@ -129,10 +131,10 @@ class CollectionEngine:
             parameters=spec.model_dump(mode="json", exclude={"kind"}),
         )
 
-    def _group(self, spec: GroupSpec, collection: OpenCollection, monitor: Monitor) -> Output:
+    def _group(self, spec: GroupSpec, collection: OpenCollection, context: RunContext) -> Output:
         ids, vectors = chosen(collection, spec.filter)
-        found = group(vectors, spec.k, spec.seed, _shown(monitor, "group"))
-        names = self._names(spec, collection, found.centres, monitor)
+        found = group(vectors, spec.k, spec.seed, _shown(context, "group"))
+        names = self._names(spec, collection, found.centres, context)
         groups: list[dict[str, Any]] = []
         lines: list[list[str]] = []
         for number, name in enumerate(names):
@@ -145,25 +147,25 @@ class CollectionEngine:
             data={
                 "collection": spec.collection,
                 "pictures": len(ids),
-                "groups": [{**group, "ids": group["ids"][:TOLD_IDS]} for group in groups],
+                "groups": [{**group, "ids": group["ids"][:MAX_LISTED_IDS]} for group in groups],
             },
             files={"groups.json": json_file(groups), "groups.csv": csv_file(["group", "name", "id"], lines)},
             parameters=spec.model_dump(mode="json", exclude={"kind"}),
             models=self._library.describe(collection.record.model),
         )
 
-    def _names(self, spec: GroupSpec, collection: OpenCollection, centres: Vectors, monitor: Monitor) -> list[str]:
+    def _names(self, spec: GroupSpec, collection: OpenCollection, centres: Vectors, context: RunContext) -> list[str]:
         """The nearest label of each group; numbers where none are given."""
         if not spec.labels or not len(centres):
             return [str(number) for number in range(len(centres))]
         check_model(self._library, collection)
-        texts = self._embedder.texts(collection.record.model, spec.labels, monitor).float().cpu().numpy()
+        texts = self._embedder.texts(collection.record.model, spec.labels, context).float().cpu().numpy()
         return [spec.labels[number] for number in (centres @ texts.T).argmax(1)]
 
 
-def _shown(monitor: Monitor, stage: str) -> Callable[[float], None]:
+def _shown(context: RunContext, stage: str) -> Callable[[float], None]:
     """What numpy's loops call between two blocks."""
-    return lambda share: monitor.progress(stage, round(share * 100), 100)
+    return lambda share: context.progress(stage, round(share * 100), 100)
 
 
 def _given(spec: RemoveSpec) -> Any:

@@ -17,8 +17,8 @@ from shared.errors import DreamqueueError, InvalidInput, NonFinite, Stopped, Una
 from shared.records.reading import record_from_json
 from shared.specs.clip import IndexSpec
 from shared.specs.filters import type_of
-from worker.engines.base import Monitor
-from worker.engines.collection_access import Loaded, OpenCollection, Shelf, Source
+from worker.engines.base import RunContext
+from worker.engines.collection_access import Loaded, OpenCollection, Source, TenantCollections
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.images import scaled
 from worker.engines.search.stages import StageClock
@@ -30,7 +30,7 @@ __all__ = ["CHUNK", "Indexed", "Indexing", "Quiet"]
 
 CHUNK = 128  # pictures that are looked at and written together; what a lost worker may do again
 THREADS = 8  # that fetch and decode: they wait for servers, and Pillow works without the interpreter's lock
-TOLD_ERRORS = 100  # in the result; all are in errors.csv
+MAX_LISTED_ERRORS = 100  # in the result; all are in errors.csv
 NOT_ITS_OWN = (Unavailable, Stopped)  # errors that are no picture's own
 
 
@@ -48,7 +48,7 @@ class Indexed:
     def result(self, collection: str, total: int) -> dict[str, Any]:
         """As the job's result shows it."""
         counts = {"added": self.added, "updated": self.updated, "unchanged": self.unchanged}
-        errors = self.errors[:TOLD_ERRORS]
+        errors = self.errors[:MAX_LISTED_ERRORS]
         return {"collection": collection, **counts, "failed": len(self.errors), "total": total, "errors": errors}
 
     def take(self, chunk: Indexed) -> None:
@@ -74,10 +74,10 @@ class Indexed:
 
 
 class Quiet:
-    """A monitor for a part of the work: stops it, but shows no progress of its own."""
+    """A context for a part of the work: stops it, but shows no progress of its own."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        self.check = monitor.check
+    def __init__(self, context: RunContext) -> None:
+        self.check = context.check
 
     def progress(self, _stage: str, _step: int, _total: int) -> None:
         """Checks only."""
@@ -105,10 +105,10 @@ class Indexing:
     """One job's run. `model` sees the pictures; `indexed` says at any time how far it is."""
 
     def __init__(
-        self, shelf: Shelf, collection: OpenCollection, embedder: Embedder, fingerprint: str, width: int,
-        clock: StageClock,
+        self, collections: TenantCollections, collection: OpenCollection, embedder: Embedder, fingerprint: str,
+        width: int, clock: StageClock,
     ) -> None:  # fmt: skip
-        self._shelf = shelf
+        self._collections = collections
         self._collection = collection
         self._embedder = embedder
         self._model = collection.record.model
@@ -117,40 +117,40 @@ class Indexing:
         self._clock = clock
         self._side_px = embedder.side_px(self._model)
 
-    def run(self, spec: IndexSpec, indexed: Indexed, monitor: Monitor) -> int:
+    def run(self, spec: IndexSpec, indexed: Indexed, context: RunContext) -> int:
         """Index every source from number `indexed.done` on; how many there are in all."""
-        sources = self._shelf.sources(spec)
+        sources = self._collections.sources(spec)
         if indexed.done:
-            monitor.resumed(indexed.done)
+            context.resumed(indexed.done)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="read") as readers:
             try:
                 for chunk, coming in _ahead(sources[indexed.done :], self._side_px, readers):
-                    self._chunk(chunk, coming, indexed, monitor)
-                    monitor.progress("index", indexed.done, len(sources))
+                    self._chunk(chunk, coming, indexed, context)
+                    context.progress("index", indexed.done, len(sources))
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
         self._collection.noted()
         return len(sources)
 
     def _chunk(
-        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, monitor: Monitor
+        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, context: RunContext
     ) -> None:
         """Counted as a whole or not at all, whatever stops it."""
         found = Indexed(done=len(chunk))
-        self._index(self._read(chunk, coming, found, monitor), found, monitor)
+        self._index(self._read(chunk, coming, found, context), found, context)
         indexed.take(found)
         saved = indexed.saved()
-        monitor.snapshot(indexed.done, lambda: saved)
+        context.snapshot(indexed.done, lambda: saved)
 
     def _read(
-        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, monitor: Monitor
+        self, chunk: Sequence[Source], coming: Sequence[Future[Loaded]], indexed: Indexed, context: RunContext
     ) -> list[_Picture]:
         """Those that can be; each content once, and the first of it counts."""
         pictures: dict[str, _Picture] = {}
         with self._clock.stage("fetch"):
             for source, future in zip(chunk, coming, strict=True):
                 try:
-                    picture = _Picture(source, _result(future, monitor))
+                    picture = _Picture(source, _result(future, context))
                 except NOT_ITS_OWN:
                     raise
                 except DreamqueueError as error:
@@ -161,18 +161,21 @@ class Indexing:
                 pictures.setdefault(picture.loaded.id, picture)
         return list(pictures.values())
 
-    def _index(self, pictures: list[_Picture], indexed: Indexed, monitor: Monitor) -> None:
+    def _index(self, pictures: list[_Picture], indexed: Indexed, context: RunContext) -> None:
         pictures = self._bound(pictures, indexed)
-        held = self._collection.table.get([picture.loaded.id for picture in pictures], self._collection.record.columns)
-        new = [picture for picture in pictures if picture.loaded.id not in held]
+        existing = self._collection.table.get(
+            [picture.loaded.id for picture in pictures], self._collection.record.columns
+        )
+        new = [picture for picture in pictures if picture.loaded.id not in existing]
         changed = [
             picture
             for picture in pictures
-            if picture.loaded.id in held and dict(held[picture.loaded.id].metadata) != dict(picture.source.metadata)
+            if picture.loaded.id in existing
+            and dict(existing[picture.loaded.id].metadata) != dict(picture.source.metadata)
         ]
-        rows = self._looked_at(new, indexed, monitor)
+        rows = self._looked_at(new, indexed, context)
         seen = len(rows)
-        rows += [replace(held[picture.loaded.id], metadata=picture.source.metadata) for picture in changed]
+        rows += [replace(existing[picture.loaded.id], metadata=picture.source.metadata) for picture in changed]
         if rows:
             with self._clock.stage("write"):
                 self._collection.put(rows)
@@ -204,16 +207,16 @@ class Indexing:
         indexed.errors.append({"item": source.item, "code": error.code, "message": error.message})
         self._clock.events.on_item_error(error.code)
 
-    def _looked_at(self, new: list[_Picture], indexed: Indexed, monitor: Monitor) -> list[Row]:
+    def _looked_at(self, new: list[_Picture], indexed: Indexed, context: RunContext) -> list[Row]:
         if not new:
             return []
         with ThreadPoolExecutor(THREADS, thread_name_prefix="keep") as keepers:
-            kept = [keepers.submit(self._shelf.keep, picture.loaded) for picture in new]
+            kept = [keepers.submit(self._collections.keep, picture.loaded) for picture in new]
             with self._clock.stage("embed"):
-                vectors = self._vectors(new, indexed, monitor)
+                vectors = self._vectors(new, indexed, context)
             with self._clock.stage("keep"):  # what is not stored yet: a row must not be there before its picture
                 for future in kept:
-                    _result(future, monitor)
+                    _result(future, context)
         now_ms = int(time.time() * 1000)
         return [
             Row(picture.loaded.id, vectors[picture.loaded.id], picture.source.metadata, now_ms)
@@ -221,16 +224,16 @@ class Indexing:
             if picture.loaded.id in vectors
         ]
 
-    def _vectors(self, new: list[_Picture], indexed: Indexed, monitor: Monitor) -> dict[str, Vectors]:
+    def _vectors(self, new: list[_Picture], indexed: Indexed, context: RunContext) -> dict[str, Vectors]:
         """By picture; one that the model makes NaN of is an error of its own."""
         try:
-            rows = self._embedder.images(self._model, [picture.loaded.image for picture in new], Quiet(monitor))
+            rows = self._embedder.images(self._model, [picture.loaded.image for picture in new], Quiet(context))
             return {picture.loaded.id: row for picture, row in zip(new, rows.float().cpu().numpy(), strict=True)}
         except NonFinite as error:
             if len(new) == 1:
                 self._failed(indexed, new[0].source, error)
                 return {}
-        return {id_: row for picture in new for id_, row in self._vectors([picture], indexed, monitor).items()}
+        return {id_: row for picture in new for id_, row in self._vectors([picture], indexed, context).items()}
 
 
 def _ahead(
@@ -252,9 +255,9 @@ def _ahead(
         yield sources[begin : begin + CHUNK], now
 
 
-def _result(future: Future[T], monitor: Monitor) -> T:
+def _result(future: Future[T], context: RunContext) -> T:
     while True:
-        monitor.check()
+        context.check()
         try:
             return future.result(timeout=0.5)
         except TimeoutError:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from shared.specs.clip import ClassifySpec, RankSpec
-from worker.engines.base import Model, Monitor, Output, Task
+from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.scheduling.device import Device
 from worker.engines.search.rows import check_model, chosen
-from worker.engines.search.zero_shot import TOLD, classes, classified, listed
+from worker.engines.search.zero_shot import MAX_LISTED, classes, classified, listed
 
 __all__ = ["ClipEngine"]
 
@@ -34,20 +34,20 @@ class ClipEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
         started_at = time.monotonic()
         spec = task.spec
         files: dict[str, tuple[bytes, str]] = {}
         model = getattr(spec, "model", "")
         if isinstance(spec, RankSpec):
-            data = self._rank(spec, task, monitor)
+            data = self._rank(spec, task, context)
         else:
             assert isinstance(spec, ClassifySpec)
             if spec.collection is None:
-                data, files = listed(self._classify(spec, task, monitor))
+                data, files = listed(self._classify(spec, task, context))
             else:
-                model, data, files = self._classify_collection(spec, task, monitor)
+                model, data, files = self._classify_collection(spec, task, context)
         return Output(
             data=data,
             files=files,
@@ -56,9 +56,9 @@ class ClipEngine:
             timings={"embed_s": time.monotonic() - started_at},
         )
 
-    def _rank(self, spec: RankSpec, task: Task, monitor: Monitor) -> dict[str, Any]:
-        texts = self._embedder.texts(spec.model, spec.all_prompts, monitor)
-        cosines = self._images(spec.model, task, spec.images, monitor) @ texts.T
+    def _rank(self, spec: RankSpec, task: Task, context: RunContext) -> dict[str, Any]:
+        texts = self._embedder.texts(spec.model, spec.all_prompts, context)
+        cosines = self._images(spec.model, task, spec.images, context) @ texts.T
         chances = (self._library.clip(spec.model).logit_scale * cosines).softmax(1)  # of the prompts, by picture
         rankings = [
             _ranking(spec.images, prompt, cosines[:, number].tolist(), chances[:, number].tolist())
@@ -69,30 +69,30 @@ class ClipEngine:
         scores = [{"image": score["image"], "score": score["score"]} for score in rankings[0]["scores"]]
         return {"scores": scores, "order": rankings[0]["order"]}
 
-    def _classify(self, spec: ClassifySpec, task: Task, monitor: Monitor) -> list[dict[str, Any]]:
-        among = classes(spec, spec.model, self._embedder, monitor)
-        vectors = self._images(spec.model, task, spec.images, monitor)
-        return classified(spec, spec.images, vectors, among, self._library.clip(spec.model).logit_scale, monitor)
+    def _classify(self, spec: ClassifySpec, task: Task, context: RunContext) -> list[dict[str, Any]]:
+        among = classes(spec, spec.model, self._embedder, context)
+        vectors = self._images(spec.model, task, spec.images, context)
+        return classified(spec, spec.images, vectors, among, self._library.clip(spec.model).logit_scale, context)
 
     def _classify_collection(
-        self, spec: ClassifySpec, task: Task, monitor: Monitor
+        self, spec: ClassifySpec, task: Task, context: RunContext
     ) -> tuple[str, dict[str, Any], dict[str, tuple[bytes, str]]]:
         """By the collection's own model and the vectors it holds: no picture is looked at again."""
-        assert task.shelf is not None
+        assert task.collections is not None
         assert spec.collection is not None
-        collection = task.shelf.open(spec.collection)
+        collection = task.collections.open(spec.collection)
         check_model(self._library, collection)
         model = collection.record.model
         ids, vectors = chosen(collection, spec.filter)
-        among = classes(spec, model, self._embedder, monitor)
+        among = classes(spec, model, self._embedder, context)
         scale = self._library.clip(model).logit_scale
-        found = classified(spec, ids, torch.from_numpy(vectors), among, scale, monitor)
-        data, files = listed(found, told=TOLD)
+        found = classified(spec, ids, torch.from_numpy(vectors), among, scale, context)
+        data, files = listed(found, limit=MAX_LISTED)
         return model, {"collection": spec.collection, **data}, files
 
-    def _images(self, model: str, task: Task, refs: list[str], monitor: Monitor) -> Tensor:
+    def _images(self, model: str, task: Task, refs: list[str], context: RunContext) -> Tensor:
         distinct = list(dict.fromkeys(refs))
-        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], monitor)
+        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], context)
         place = {ref: number for number, ref in enumerate(distinct)}
         return rows[torch.tensor([place[ref] for ref in refs], device=rows.device)]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from shared.errors import InvalidInput
 from shared.specs.clip import SearchSpec, SearchTerm
-from worker.engines.base import Model, Monitor, Output, Task
+from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.collection_access import OpenCollection
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
@@ -53,18 +53,18 @@ class SearchEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, monitor: Monitor) -> Output:
+    def run(self, task: Task, context: RunContext) -> Output:
         """See Engine."""
         spec = task.spec
         assert isinstance(spec, SearchSpec)
-        assert task.shelf is not None
+        assert task.collections is not None
         clock = StageClock("search", self._events)
-        collection = task.shelf.open(spec.collection)
+        collection = task.collections.open(spec.collection)
         model = collection.record.model
         check_model(self._library, collection)
         page, scale = Page([], 0, 0), None
         if collection.record.width:
-            query = self._query(spec, task, collection, clock, monitor)
+            query = self._query(spec, task, collection, clock, context)
             page, scale = self._page(spec, query, collection, clock)
         return Output(
             data={
@@ -93,7 +93,7 @@ class SearchEngine:
     # --- the query -----------------------------------------------------------------------------------------------
 
     def _query(
-        self, spec: SearchSpec, task: Task, collection: OpenCollection, clock: StageClock, monitor: Monitor
+        self, spec: SearchSpec, task: Task, collection: OpenCollection, clock: StageClock, context: RunContext
     ) -> Vectors:
         """(D,), unit length: the weighted sum of the terms' unit vectors."""
         terms, model = spec.all_terms, collection.record.model
@@ -101,13 +101,13 @@ class SearchEngine:
         texts = [term.text for term in terms if term.text is not None]
         if texts:
             with clock.stage("text"):
-                rows = self._embedder.texts(model, texts, Quiet(monitor)).float().cpu().numpy()
+                rows = self._embedder.texts(model, texts, Quiet(context)).float().cpu().numpy()
             found.update(zip(texts, rows, strict=True))
         refs = [term.image for term in terms if term.image is not None]
         if refs:
             with clock.stage("image"):
                 images = [task.images[ref] for ref in refs]
-                rows = self._embedder.images(model, images, Quiet(monitor)).float().cpu().numpy()
+                rows = self._embedder.images(model, images, Quiet(context)).float().cpu().numpy()
             found.update(zip(refs, rows, strict=True))
         found.update(_rows_named(terms, collection))
         total = np.zeros(collection.record.width, np.float32)
@@ -195,21 +195,21 @@ class _Samples:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, tuple[float, Vectors]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[float, Vectors]] = OrderedDict()
 
     def of(self, name: str, table: VectorTable) -> Vectors | None:
         """(M, D) of one batch of rows."""
         now = time.monotonic()
         with self._lock:
-            held = self._held.get(name)
-        if held is not None and now - held[0] < SAMPLE_S:
-            return held[1]
+            cached = self._cached.get(name)
+        if cached is not None and now - cached[0] < SAMPLE_S:
+            return cached[1]
         rows: list[Any] = next(table.scan({}), [])
         if not rows:
             return None
         vectors: Vectors = np.stack([row.vector for row in rows])
         with self._lock:
-            self._held[name] = (now, vectors)
-            while len(self._held) > SAMPLES:
-                self._held.popitem(last=False)
+            self._cached[name] = (now, vectors)
+            while len(self._cached) > SAMPLES:
+                self._cached.popitem(last=False)
         return vectors

@@ -16,15 +16,15 @@ from open_clip import zero_shot_metadata
 from torch import Tensor
 
 from shared.specs.clip import ClassifySpec
-from worker.engines.base import Monitor
+from worker.engines.base import RunContext
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.search.rows import csv_file, json_file
 
-__all__ = ["OTHER", "TOLD", "classes", "classified", "listed", "templates_of"]
+__all__ = ["MAX_LISTED", "OTHER", "classes", "classified", "listed", "templates_of"]
 
 OTHER = "other"  # a picture whose best label is too unlikely
 ROWS = 8_192  # pictures compared with all labels at once
-TOLD = 100  # pictures of a collection in the result; all are in the files
+MAX_LISTED = 100  # pictures of a collection in the result; all are in the files
 SETS = {
     "imagenet_80": zero_shot_metadata.OPENAI_IMAGENET_TEMPLATES,
     "imagenet_7": zero_shot_metadata.SIMPLE_IMAGENET_TEMPLATES,
@@ -38,19 +38,19 @@ def templates_of(spec: ClassifySpec) -> list[str]:
     return spec.templates
 
 
-def classes(spec: ClassifySpec, model: str, embedder: Embedder, monitor: Monitor) -> Tensor:
+def classes(spec: ClassifySpec, model: str, embedder: Embedder, context: RunContext) -> Tensor:
     """(labels, D): one unit vector per label, the normalised mean over the templates."""
     total = None
     for template in templates_of(spec):
         texts = [template.replace("{}", label) for label in spec.labels]
-        rows = embedder.texts(model, texts, monitor)
+        rows = embedder.texts(model, texts, context)
         total = rows if total is None else total + rows
     assert total is not None
     return F.normalize(total, dim=-1)
 
 
 def classified(
-    spec: ClassifySpec, refs: Sequence[str], vectors: Tensor, among: Tensor, scale: float, monitor: Monitor
+    spec: ClassifySpec, refs: Sequence[str], vectors: Tensor, among: Tensor, scale: float, context: RunContext
 ) -> list[dict[str, Any]]:
     """Each picture's likeliest labels, best first. `vectors` (N, D) and `among` (labels, D) are unit vectors."""
     found: list[dict[str, Any]] = []
@@ -64,14 +64,14 @@ def classified(
             ]
             is_other = spec.other_below is not None and row[0] < spec.other_below
             found.append({"image": ref, "label": OTHER if is_other else labels[0]["label"], "labels": labels})
-        monitor.progress("classify", min(begin + ROWS, len(refs)), len(refs))
+        context.progress("classify", min(begin + ROWS, len(refs)), len(refs))
     return found
 
 
 def listed(
-    found: Sequence[dict[str, Any]], told: int | None = None
+    found: Sequence[dict[str, Any]], limit: int | None = None
 ) -> tuple[dict[str, Any], dict[str, tuple[bytes, str]]]:
-    """Data and files: counts by label and pictures (the first `told`), all of them as JSON and as CSV."""
+    """Data and files: counts by label and pictures (the first `limit`), all of them as JSON and as CSV."""
     counts = Counter(item["label"] for item in found)
     lines = [
         [item["image"], item["label"], item["labels"][0]["label"], item["labels"][0]["probability"]] for item in found
@@ -80,4 +80,4 @@ def listed(
         "classifications.json": json_file(list(found)),
         "classifications.csv": csv_file(["image", "label", "best_label", "probability"], lines),
     }
-    return {"classifications": list(found[:told]), "counts": dict(counts.most_common()), "pictures": len(found)}, files
+    return {"classifications": list(found[:limit]), "counts": dict(counts.most_common()), "pictures": len(found)}, files

@@ -22,9 +22,9 @@ Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
 """Runs a function once; its result, and what computes it again into the same place."""
 
 
-def bucket_of(rows: int, most: int) -> int:
-    """The least power of two, from SMALLEST on, that holds so many; never above `most`."""
-    return min(most, max(SMALLEST, 1 << (rows - 1).bit_length()))
+def bucket_of(rows: int, max_rows: int) -> int:
+    """The least power of two, from SMALLEST on, that holds so many; never above `max_rows`."""
+    return min(max_rows, max(SMALLEST, 1 << (rows - 1).bit_length()))
 
 
 def record_on_cuda(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:

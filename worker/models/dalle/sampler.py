@@ -73,11 +73,11 @@ class DalleSampler:
     """`rows` in the order in which they came. Not safe for two threads at once.
 
     Pinned, each step computes all `sequences`, empty ones too, over the whole length, and codes that are known already
-    are taken again one by one: so a row's numbers are the same to the last bit in whatever company.
+    are taken again one by one: so a row's numbers are the same to the last bit whatever is co-batched.
     """
 
     def __init__(
-        self, model: CodeModel, sequences: int, *, is_pinned: bool = False, record: Record | None = None
+        self, model: CodeModel, sequences: int, *, is_deterministic: bool = False, record: Record | None = None
     ) -> None:
         """record: how steps are recorded and replayed; on a GPU as CUDA graphs, elsewhere not at all unless given."""
         self.model = model
@@ -85,7 +85,7 @@ class DalleSampler:
         self.rows: list[DalleRow] = []
         self.captions_run = 0
         self.captions_saved = 0  # those that were there already
-        self._is_pinned = is_pinned
+        self._is_deterministic = is_deterministic
         self._device = model.blank.device
         self._prefilled: OrderedDict[tuple[int, ...], Prefill] = OrderedDict()
         self._owners: list[tuple[DalleRow, bool]] = []  # of the cache's rows; whether it is the one without a caption
@@ -120,7 +120,7 @@ class DalleSampler:
         self._place(coming)
         self.sync()
         for row in rows:
-            row.at = 0 if self._is_pinned else row.known
+            row.at = 0 if self._is_deterministic else row.known
         self._owners += coming
         self.rows += rows
         self._arrange()
@@ -177,7 +177,7 @@ class DalleSampler:
             slots.setdefault(tuple(caption.tolist()), []).append(slot)
         for key, places in slots.items():
             self.model.place(self._cache, self._index(places), self._prefilled[key], self._index([0] * len(places)))
-        if not self._is_pinned:
+        if not self._is_deterministic:
             self._fill([row for row, _ in coming])
 
     def _fill(self, coming: Sequence[DalleRow]) -> None:
@@ -189,12 +189,12 @@ class DalleSampler:
             self.model.fill(codes, self._cache, self._index([self.taken + slot for slot in alike]))
 
     def _run(self, captions: Sequence[Tensor]) -> None:
-        """Prefill those that are not remembered; pinned, each alone."""
+        """Prefill those that are not remembered; where deterministic, each alone."""
         wanted = {tuple(ids.tolist()): ids for ids in captions}
         missing = [key for key in wanted if key not in self._prefilled]
         self.captions_run += len(missing)
         self.captions_saved += len(captions) - len(missing)
-        size = 1 if self._is_pinned else max(1, len(missing))
+        size = 1 if self._is_deterministic else max(1, len(missing))
         for begin in range(0, len(missing), size):
             part = missing[begin : begin + size]
             ids = torch.stack([wanted[key] for key in part]).to(self._device)
@@ -226,7 +226,7 @@ class DalleSampler:
 
     def _computed(self) -> int:
         """How many sequences a step computes; the last ones may be nobody's."""
-        if self._is_pinned:
+        if self._is_deterministic:
             return self.sequences
         return self.taken if self.graphs is None else bucket_of(self.taken, self.sequences)
 
@@ -246,7 +246,7 @@ class DalleSampler:
         if self.graphs is not None:
             logits = self.graphs.step(codes, position).float()
         else:
-            seen = self.model.image_length if self._is_pinned else max(row.at for row in self.rows) + 1
+            seen = self.model.image_length if self._is_deterministic else max(row.at for row in self.rows) + 1
             logits = self.model.step(codes, position, self._cache, seen).float()
         logits = guide(logits[self._loud], logits[self._silent], self._guidance)
         sampled = sample_tokens(logits, self._choice, fold(self._keys, self._at))

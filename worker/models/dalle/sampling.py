@@ -48,7 +48,7 @@ class Choice:
     temperature: Tensor  # (B,)
     top_k: Tensor  # (B,) int64
     top_p: Tensor  # (B,)
-    most: int  # the largest top_k; 0 where a row keeps all
+    max_top_k: int  # the largest top_k; 0 where a row keeps all
     is_cut: bool  # whether any top_p is below 1
 
     @classmethod
@@ -74,7 +74,7 @@ def sample_tokens(logits: Tensor, choice: Choice, keys: Tensor) -> Tensor:
     check_shape("keys", keys, (logits.shape[0],))
     vocab = logits.shape[1]
     scaled = logits.float() / choice.temperature.clamp_min(GREEDY)[:, None]
-    ordered, order = scaled.topk(min(choice.most or vocab, vocab), dim=1)
+    ordered, order = scaled.topk(min(choice.max_top_k or vocab, vocab), dim=1)
     rank = torch.arange(ordered.shape[1], device=logits.device)[None]
     dropped = rank >= torch.where(choice.top_k > 0, choice.top_k, vocab)[:, None]
     ordered = ordered.masked_fill(dropped, float("-inf"))

@@ -119,7 +119,7 @@ class LatentRows:
         for state in self.states:
             state.step_count += 1
         values, are_finite = torch.stack([losses, finite]).tolist()
-        return Losses(values, [told == 1.0 for told in are_finite])
+        return Losses(values, [flag == 1.0 for flag in are_finite])
 
     def _gradients(self, everything: _Part, pieces: Pieces) -> tuple[Tensor, list[Tensor]]:
         """Losses (B,) and the grids' gradients, in as many passes as it takes."""
@@ -187,7 +187,7 @@ class LatentRows:
 
 
 def step_alone(state: VqganClipState) -> float:
-    """One step of a state without company; the loss before it."""
+    """One step of a state alone; the loss before it."""
     rows = LatentRows(state)
     rows.push([state])
     loss = rows.step().values[0]
@@ -214,10 +214,10 @@ def _selected(part: _Part, places: list[int]) -> _Part:
 
 def _stacked(targets: Sequence[Targets]) -> Targets:
     """Rows of different numbers of prompts in one."""
-    most = max(weights.shape[1] for _, weights, _ in targets)
+    max_prompts = max(weights.shape[1] for _, weights, _ in targets)
     rows = []
     for vectors, weights, stops in targets:
-        lack = most - weights.shape[1]
+        lack = max_prompts - weights.shape[1]
         rows.append((F.pad(vectors, (0, 0, 0, lack)), F.pad(weights, (0, lack)), F.pad(stops, (0, lack))))
     vectors, weights, stops = (torch.cat(stack) for stack in zip(*rows, strict=True))
     return vectors, weights, stops

@@ -17,7 +17,7 @@ from shared.errors import VectorsUnavailable
 from worker.vectors.index import Columns, Row, VectorTable
 from worker.vectors.memory.snapshot import ID_BYTES, Snapshot
 
-__all__ = ["Caches", "Held"]
+__all__ = ["CachedTable", "Caches"]
 
 MAX_AGE_S = 5.0  # then the table is asked for its version though the record tells of no change
 TRIES = 3  # to catch a table between two writes
@@ -25,7 +25,7 @@ PIECE_ROWS = 65_536  # read from the table before they are joined to the others
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedTable:
     """One table in memory, for metrics."""
 
     table: str
@@ -86,13 +86,13 @@ class Caches:
         with self._lock:
             self._entries.pop(name, None)
 
-    def held(self) -> list[Held]:
+    def cached(self) -> list[CachedTable]:
         """What is in memory now, the longest unused first."""
         now = self._clock()
         with self._lock:
             entries = [(name, entry, entry.snapshot) for name, entry in self._entries.items()]
         return [
-            Held(name, snapshot.rows, snapshot.bytes, entry.changes, now - entry.checked_at)
+            CachedTable(name, snapshot.rows, snapshot.bytes, entry.changes, now - entry.checked_at)
             for name, entry, snapshot in entries
             if snapshot is not None
         ]

@@ -28,7 +28,7 @@ class Snapshot:
     vectors: Vectors  # (N, D) float32, each row contiguous
     revisions: Int64s  # (N,)
     added_at_ms: Int64s  # (N,)
-    held: Mapping[str, Texts | Numbers]  # metadata by field
+    cached: Mapping[str, Texts | Numbers]  # metadata by field
     columns: Columns  # by which the metadata was read
     room: _Room = field(repr=False)  # where the vectors lie
 
@@ -41,7 +41,7 @@ class Snapshot:
     def bytes(self) -> int:
         """Of memory, about."""
         total = self.room.bytes + self.revisions.nbytes + self.added_at_ms.nbytes + self.rows * (ID_BYTES + 8)
-        for column in self.held.values():
+        for column in self.cached.values():
             total += column.values.nbytes if isinstance(column, Numbers) else column.codes.nbytes
             total += sum(map(len, column.words)) + 100 * len(column.words) if isinstance(column, Texts) else 0
         return total
@@ -56,11 +56,11 @@ class Snapshot:
 
     def mask(self, filter_: AnyFilter | None, columns: Columns) -> Mask | None:
         """Which rows match; None where all do."""
-        return None if filter_ is None else as_mask(plan(filter_, columns), self.held, self.rows)
+        return None if filter_ is None else as_mask(plan(filter_, columns), self.cached, self.rows)
 
     def metadata(self, at: int) -> dict[str, str | float | bool]:
         """Of one row."""
-        found = ((name, column.value(at)) for name, column in self.held.items())
+        found = ((name, column.value(at)) for name, column in self.cached.items())
         return {name: value for name, value in found if value is not None}
 
     def row(self, at: int) -> Row:
@@ -84,22 +84,24 @@ class Snapshot:
 
     def _without(self, gone: Mask) -> Snapshot:
         kept = ~gone
-        held: dict[str, Texts | Numbers] = {
+        cached: dict[str, Texts | Numbers] = {
             name: Texts(column.codes[kept], column.words, column.code_of)
             if isinstance(column, Texts)
             else Numbers(column.values[kept], column.is_boolean)
-            for name, column in self.held.items()
+            for name, column in self.cached.items()
         }
         vectors = self.vectors[kept]
         return Snapshot(
-            self.ids[kept], vectors, self.revisions[kept], self.added_at_ms[kept], held, self.columns, _Room(vectors)
+            self.ids[kept], vectors, self.revisions[kept], self.added_at_ms[kept], cached, self.columns, _Room(vectors)
         )
 
     def _with(self, new: Sequence[Row]) -> Snapshot:
-        held: dict[str, Texts | Numbers] = {}
-        for name, column in self.held.items():
+        cached: dict[str, Texts | Numbers] = {}
+        for name, column in self.cached.items():
             values = [row.metadata.get(name) for row in new]
-            held[name] = _longer_texts(column, values) if isinstance(column, Texts) else _longer_numbers(column, values)
+            cached[name] = (
+                _longer_texts(column, values) if isinstance(column, Texts) else _longer_numbers(column, values)
+            )
         ids = np.empty(len(new), object)
         ids[:] = [row.id for row in new]
         more = np.stack([row.vector for row in new]).astype(np.float32, copy=False)
@@ -109,7 +111,7 @@ class Snapshot:
             vectors,
             np.concatenate([self.revisions, np.array([row.revision for row in new], np.int64)]),
             np.concatenate([self.added_at_ms, np.array([row.added_at_ms for row in new], np.int64)]),
-            held,
+            cached,
             self.columns,
             room,
         )

@@ -55,13 +55,13 @@ class LanceDatabase:
         connection = self._connected()
         with translated(f"opening {table}"):
             try:
-                held = connection.open_table(table)
+                handle = connection.open_table(table)
             except ValueError:  # it is not there; should it be made meanwhile, that one is taken
-                held = insisting(lambda: connection.create_table(table, schema=schema_of(width), exist_ok=True))
-            has = held.schema.field("vector").type.list_size
+                handle = insisting(lambda: connection.create_table(table, schema=schema_of(width), exist_ok=True))
+            has = handle.schema.field("vector").type.list_size
         if has != width:
             raise Conflict(f"the table {table} holds vectors of {has} numbers, not {width}")
-        return LanceTable(held, table, width, self._revisions)
+        return LanceTable(handle, table, width, self._revisions)
 
     def drop(self, table: str) -> None:
         """Delete it; a missing one is no error."""
@@ -101,8 +101,8 @@ class LanceTable:
 
     is_local = True
 
-    def __init__(self, held: Any, name: str, width: int, revisions: Revisions) -> None:
-        self._held = held
+    def __init__(self, handle: Any, name: str, width: int, revisions: Revisions) -> None:
+        self._handle = handle
         self._name = name
         self.width = width
         self._revisions = revisions
@@ -117,7 +117,10 @@ class LanceTable:
             batch = batch_of(last, self._revisions.draw(len(last)), columns, self.width)
             insisting(
                 lambda: (
-                    self._held.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+                    self._handle.merge_insert("id")
+                    .when_matched_update_all()
+                    .when_not_matched_insert_all()
+                    .execute(batch)
                 )
             )
 
@@ -131,14 +134,14 @@ class LanceTable:
 
     def _delete(self, condition: str) -> int:
         with translated(f"deleting from {self._name}"):
-            return int(insisting(lambda: self._held.delete(condition)).num_deleted_rows)
+            return int(insisting(lambda: self._handle.delete(condition)).num_deleted_rows)
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Which of these ids are there."""
         found: set[str] = set()
         for chunk in _chunks(ids):
             with translated(f"reading {self._name}"):
-                found.update(self._held.search().where(_among(chunk)).select(["id"]).to_arrow()["id"].to_pylist())
+                found.update(self._handle.search().where(_among(chunk)).select(["id"]).to_arrow()["id"].to_pylist())
         return found
 
     def get(self, ids: Sequence[str], columns: Columns) -> dict[str, Row]:
@@ -149,23 +152,23 @@ class LanceTable:
         """Rows now; those that match."""
         condition = None if filter_ is None else as_sql(plan(filter_, columns or {}))
         with translated(f"counting {self._name}"):
-            return int(self._held.count_rows(condition))
+            return int(self._handle.count_rows(condition))
 
     def bytes(self) -> int:
         """Data and index files of the newest version."""
         with translated(f"measuring {self._name}"):
-            return int(self._held.stats()["total_bytes"])
+            return int(self._handle.stats()["total_bytes"])
 
     def version(self) -> int:
         """Of the newest commit."""
         with translated(f"reading {self._name}"):
-            return int(self._held.version)
+            return int(self._handle.version)
 
     def revisions(self) -> Int64s:
         """Of all rows."""
         with translated(f"reading {self._name}"):
             # Ten times as fast as to_arrow, which reads pieces of a thousand rows.
-            parts = self._held.search().select(["revision"]).to_batches(batch_size=ROWS_AT_ONCE)
+            parts = self._handle.search().select(["revision"]).to_batches(batch_size=ROWS_AT_ONCE)
             columns = [part.column("revision").to_numpy() for part in parts]
         return np.concatenate([np.zeros(0, np.int64), *columns])
 
@@ -184,13 +187,13 @@ class LanceTable:
     def search(self, vector: Vectors, limit: int, columns: Columns, filter_: AnyFilter | None = None) -> list[Found]:
         """The rows of highest cosine, best first: exact until `optimize` was told that the table is large."""
         with translated(f"searching {self._name}"):
-            query = self._held.search(np.asarray(vector, np.float32), vector_column_name="vector")
+            query = self._handle.search(np.asarray(vector, np.float32), vector_column_name="vector")
             query = query.distance_type("cosine").limit(limit).select([*fields_of(columns), "_distance"])
             query = query.minimum_nprobes(PROBES).maximum_nprobes(0)
             if filter_ is not None:
                 condition = as_sql(plan(filter_, columns))
                 query = query.where(condition, prefilter=True)
-                if self._held.count_rows(condition) <= FEW_ROWS:
+                if self._handle.count_rows(condition) <= FEW_ROWS:
                     query = query.bypass_vector_index()
             found = query.to_arrow()
             cosines = (1.0 - found["_distance"].to_numpy()).tolist()
@@ -208,23 +211,23 @@ class LanceTable:
                     raise
 
     def _tidy(self, is_large: bool) -> None:
-        indexed = {column for index in self._held.list_indices() for column in index.columns}
-        if "id" not in indexed and self._held.count_rows() >= KEYED_ROWS:
-            insisting(lambda: self._held.create_index("id", config=BTree()))
+        indexed = {column for index in self._handle.list_indices() for column in index.columns}
+        if "id" not in indexed and self._handle.count_rows() >= KEYED_ROWS:
+            insisting(lambda: self._handle.create_index("id", config=BTree()))
         if is_large and "vector" not in indexed:
-            parts = max(1, self._held.count_rows() // PARTITION_ROWS)
+            parts = max(1, self._handle.count_rows() // PARTITION_ROWS)
             config = IvfFlat(distance_type="cosine", num_partitions=parts)
-            insisting(lambda: self._held.create_index("vector", config=config))
-        insisting(lambda: self._held.optimize(cleanup_older_than=OLD_VERSION), TIDY_PATIENCE_S)
+            insisting(lambda: self._handle.create_index("vector", config=config))
+        insisting(lambda: self._handle.optimize(cleanup_older_than=OLD_VERSION), TIDY_PATIENCE_S)
 
     def _read(self, columns: Columns, condition: str) -> list[Row]:
         with translated(f"reading {self._name}"):
-            found = self._held.search().where(condition).select(fields_of(columns)).to_arrow()
+            found = self._handle.search().where(condition).select(fields_of(columns)).to_arrow()
             return [row for part in found.to_batches() for row in rows_of(part, columns, self.width)]
 
     def _batches(self, columns: Columns, condition: str | None, batch: int) -> Iterator[list[Row]]:
         with translated(f"reading {self._name}"):
-            query = self._held.search().select(fields_of(columns))
+            query = self._handle.search().select(fields_of(columns))
             if condition is not None:
                 query = query.where(condition)
             batches = iter(query.to_batches(batch_size=batch))

@@ -36,14 +36,14 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        raise VectorsUnavailable(_told(doing, error)) from error
+        raise VectorsUnavailable(_message(doing, error)) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # pyo3's; it derives from BaseException and cannot be imported
             raise
-        raise VectorsUnavailable(_told(doing, error)) from error
+        raise VectorsUnavailable(_message(doing, error)) from error
 
 
-def _told(doing: str, error: BaseException) -> str:
+def _message(doing: str, error: BaseException) -> str:
     return f"the vector index failed while {doing}: {type(error).__name__}: {str(error)[:SAID_CHARS]}"
 
 

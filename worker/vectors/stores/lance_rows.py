@@ -71,11 +71,11 @@ def rows_of(batch: pa.RecordBatch, columns: Columns, width: int) -> list[Row]:
     """What was read, with booleans as booleans again. The rows' vectors are views of one array."""
     metadata: list[dict[str, str | float | bool]] = [{} for _ in range(batch.num_rows)]
     for name, column in columns.items():
-        held = batch.column(column_name(column))
-        if held.null_count == batch.num_rows:
+        values = batch.column(column_name(column))
+        if values.null_count == batch.num_rows:
             continue
         is_boolean = column.type == "boolean"
-        for at, value in enumerate(held.to_pylist()):
+        for at, value in enumerate(values.to_pylist()):
             if value is not None:
                 metadata[at][name] = bool(value) if is_boolean else value
     return [

@@ -28,12 +28,12 @@ def payload_key(field: str) -> str:
 
 def payload_of(row: Row, revision: int, columns: Columns) -> dict[str, Any]:
     """All of a row but its vector."""
-    told = {
+    payload = {
         payload_key(name): value if isinstance(value, str | bool) else float(value) + 0.0
         for name, value in row.metadata.items()
         if name in columns
     }
-    return {"id": row.id, "revision": revision, "added_at_ms": row.added_at_ms, **told}
+    return {"id": row.id, "revision": revision, "added_at_ms": row.added_at_ms, **payload}
 
 
 def row_of(payload: dict[str, Any], vector: Any, columns: Columns) -> Row:

@@ -1,4 +1,4 @@
--- A table was tidied as it was after so many changes. What changed meanwhile is tidied after the usual rest; what was
+-- A table was compacted as it was after so many changes. What changed meanwhile is compacted after the usual rest; what was
 -- written lately once more later, when its old versions may be forgotten.
 --   dq:collection:{tenant}:{name} hash  read        dq:uncompacted zset  the collection leaves, or stays with another time
 -- ARGV 2 tenant  3 name  4 changes then  5 ms for which old versions are kept
