@@ -10,14 +10,17 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import redis
 
 from deploy.local.processes import Command, Process, wait_until
 from deploy.local.stack import Stack, StackOptions
-from shared.records.job import NewJob
+from shared.records.job import JobRecord, JobState, NewJob
 from shared.store.events import EventLog
 from shared.store.jobs import JobStore
 from shared.store.redis import connect
@@ -28,6 +31,8 @@ from tests.benchmarks.report import Report
 SLOW_JOBS = 150  # at 10 a second
 FAST_JOBS = 2_000
 HTTP_S = 6.0
+ENDED_EARLY = 20  # jobs cancelled, and as many whose time runs out
+WAITED_FOR, WAITERS = 3, 50  # jobs, and who waits for each
 TENANT = "bench"
 
 
@@ -41,13 +46,15 @@ def run(report: Report) -> None:
             client = connect(stack.settings, timeout_s=60)
             store = JobStore(client, stack.settings)
             _queue(report, store, stack)
+            _interrupted(report, store)
             _plain_celery(report, client, stack, Path(folder))
             _http(report, stack)
+            _long_polls(report, stack)
 
 
-def _job() -> NewJob:
-    spec = {"kind": "probe"}
-    return NewJob(str(uuid.uuid4()), TENANT, "probe", "default", spec, fingerprint="bench")
+def _job(deadline_s: float | None = None, **spec: Any) -> NewJob:
+    spec = {"kind": "probe", **spec}
+    return NewJob(str(uuid.uuid4()), TENANT, "probe", "default", spec, fingerprint="bench", deadline_s=deadline_s)
 
 
 def _queue(report: Report, store: JobStore, stack: Stack) -> None:
@@ -77,6 +84,30 @@ def _queue(report: Report, store: JobStore, stack: Stack) -> None:
     report.add(
         "queue_jobs_per_s", FAST_JOBS / _seconds_until(lambda: done() - before >= FAST_JOBS), "jobs/s", at_least=200
     )
+
+
+def _interrupted(report: Report, store: JobStore) -> None:
+    """How soon a running job ends that is cancelled (told at once, not by the next beat), or whose time is over."""
+    cancels, overruns = [], []
+    for _ in range(ENDED_EARLY):
+        job_id = store.submit(_job(steps=1000, step_s=0.05)).id
+        _seconds_until(lambda job_id=job_id: store.get(TENANT, job_id).state is JobState.RUNNING)  # type: ignore[misc]
+        asked_at_ms = store.now_ms()
+        store.cancel(TENANT, job_id)
+        cancels.append((_ended(store, job_id, JobState.CANCELLED).finished_at_ms or 0) - asked_at_ms)
+        job_id = store.submit(_job(0.5, steps=1000, step_s=0.05)).id
+        record = _ended(store, job_id, JobState.FAILED)
+        overruns.append((record.finished_at_ms or 0) - record.created_at_ms - 500)
+    report.add("queue_cancel_p99_ms", _quantile([ms / 1000 for ms in cancels], 0.99), "ms", at_most=300)
+    report.add("queue_deadline_overrun_p99_ms", _quantile([ms / 1000 for ms in overruns], 0.99), "ms", at_most=1000)
+
+
+def _ended(store: JobStore, job_id: str, state: JobState) -> JobRecord:
+    """The record at its end, which must be this one."""
+    _seconds_until(lambda: store.get(TENANT, job_id).is_final)
+    record = store.get(TENANT, job_id)
+    assert record.state is state, record
+    return record
 
 
 def _plain_celery(report: Report, client: redis.Redis, stack: Stack, folder: Path) -> None:
@@ -129,6 +160,30 @@ def _http(report: Report, stack: Stack) -> None:
         assert load.errors == 0, f"{load.errors} polls failed"
         report.add("http_poll_per_s", load.per_s, "requests/s", at_least=1000)
         report.add("http_poll_p99_ms", load.quantile_ms(0.99), "ms")
+
+
+def _long_polls(report: Report, stack: Stack) -> None:
+    """From the end of a job to the answer of everybody who waits for it."""
+    store = JobStore(connect(stack.settings), stack.settings)
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    limits = httpx.Limits(max_connections=WAITERS)
+    late: list[float] = []
+    with httpx.Client(base_url=stack.url, headers=headers, limits=limits, timeout=60) as http:
+
+        def wait(job_id: str) -> float:
+            job = http.get(f"/v1/jobs/{job_id}", params={"wait": 50}).json()
+            answered_at_ms = store.now_ms()
+            assert job["state"] == "succeeded", job
+            return answered_at_ms / 1000
+
+        for _ in range(WAITED_FOR):
+            body = {"kind": "probe", "input": {"steps": 30, "step_s": 0.1}}
+            job_id = http.post("/v1/jobs", json=body).json()["id"]
+            with ThreadPoolExecutor(WAITERS) as threads:
+                answered = list(threads.map(wait, [job_id] * WAITERS))
+            ended_at_s = (store.get("local", job_id).finished_at_ms or 0) / 1000
+            late += [at_s - ended_at_s for at_s in answered]
+    report.add("http_wait_p99_ms", _quantile(late, 0.99), "ms", at_most=1000)
 
 
 def _paced(action: Callable[[], None]) -> list[float]:

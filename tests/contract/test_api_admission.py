@@ -169,7 +169,7 @@ def test_models_are_checked_against_the_pool(caller: Caller, worker: StandIn) ->
 
     from tests.support.polling import eventually
 
-    eventually(refused, within_s=5, what="the snapshot of workers is a second old at most")
+    eventually(refused, what="the snapshot of workers is a second old at most")
     document = problem_of(answer.post("/v1/jobs", dalle(model="not-there")), 422, "invalid_input")
     assert document["errors"][0]["field"] == "input.model"
     assert document["errors"][0]["limit"] == "one of emoji-clip, emoji-dalle"

@@ -136,7 +136,7 @@ def test_vectors_of_weights_that_nobody_holds_are_stale(
     worker.announce(["emoji-clip"])
     eventually(
         lambda: [found["stale"] for found in caller.get("/v1/collections").json["collections"]] == [True],
-        within_s=5, what="the worker that was announced",
+        what="the worker that was announced",
     )  # fmt: skip
     collections.create(tenant, "empty", "emoji-clip")
     assert caller.get("/v1/collections/empty").json["stale"] is False

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shared.errors import VectorsUnavailable
+from tests.support.polling import PATIENCE_S
 from tests.support.vector_load import TABLE, WIDTH, run_load
 from tests.support.vectors import row_id, some_rows
 from worker.vectors.stores.lance import LanceDatabase
@@ -76,7 +77,7 @@ if child == 0:
     os._exit(1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     assert "forked" in done.stdout
 

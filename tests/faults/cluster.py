@@ -19,7 +19,7 @@ from shared.store.jobs import JobStore
 from shared.store.redis import connect
 from tests.faults.ledger import Ledger
 from tests.support.api import ApiServer, new_key
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.servers import ObjectServer, RedisServer
 
 __all__ = ["LEASE_S", "TENANT", "Cluster", "Station"]
@@ -73,7 +73,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self._keeper.start()  # children live no longer than the thread that made them
         self.api = ApiServer(self.settings, self.folder, env=self._api_env)
-        eventually(self._all_ready, within_s=90, what="every worker")
+        eventually(self._all_ready, what="every worker")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,10 +159,10 @@ class Cluster:
                 old = station.process
                 assert old
                 old.kill()
-            eventually(lambda before=old, at=station: at.process is not before, within_s=30)  # type: ignore[misc]
-        eventually(self._all_ready, within_s=90, what="every worker")
+            eventually(lambda before=old, at=station: at.process is not before)  # type: ignore[misc]
+        eventually(self._all_ready, what="every worker")
 
-    def wait_worker(self, station: Station, within_s: float = 60.0) -> None:
+    def wait_worker(self, station: Station, within_s: float = PATIENCE_S) -> None:
         """Until its present incarnation is in the store's list."""
         assert station.process
         wait_until(lambda: station.name in self.ready_workers(), station.process, within_s)

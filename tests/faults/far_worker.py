@@ -31,7 +31,7 @@ class Wired:
     def wait_busy(self) -> None:
         """Until the far worker runs a job."""
         asked_at = time.monotonic()
-        eventually(lambda: self.storm.cluster.running_on(self.far) > 0, within_s=60, what="a job on the far worker")
+        eventually(lambda: self.storm.cluster.running_on(self.far) > 0, what="a job on the far worker")
         self.longest_deaf_s = max(self.longest_deaf_s, round(time.monotonic() - asked_at, 2))
 
     def row(self, name: str, **extra: Any) -> Row:

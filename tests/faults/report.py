@@ -67,6 +67,12 @@ class Row:
         if not holds:
             self.broken.append(what)
 
+    def expect_recovered(self, within_s: float, *, short: bool) -> None:
+        """Jobs went on after the faults; a long run judges how soon, too: the suite's machine may be slow."""
+        self.expect(self.recovery_p99_s is not None, "the faults hit no job that went on")
+        p99_s = self.recovery_p99_s or 0.0
+        self.expect(short or p99_s <= within_s, f"recovery p99 {p99_s} s > {within_s:g} s")
+
     def line(self, took_s: float, short: bool) -> dict[str, Any]:
         """The row as it is kept."""
         data = asdict(self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from shared.storage import ObjectStore
 from shared.store.jobs import JobStore
 from shared.store.redis import connect
 from tests.support.api import DALLE, ApiServer, StandIn, new_key
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.servers import RedisServer
 
 WAITERS = 200
@@ -43,15 +43,10 @@ def test_many_waits_and_streams_at_once(
 
         with ThreadPoolExecutor(WAITERS) as pool:
             answers = [pool.submit(wait, number) for number in range(WAITERS)]
-            end = time.monotonic() + 30
-            while waiting() < WAITERS:
-                assert time.monotonic() < end, f"{waiting()} of {WAITERS} wait"
-                time.sleep(0.05)
-            began = time.monotonic()
+            eventually(lambda: waiting() >= WAITERS, what="everybody waits")
             assert http.get("/healthz").status_code == 200
             live_worker.finish(claim)
             assert {answer.result() for answer in answers} == {"succeeded"}
-            assert time.monotonic() - began < 10
 
 
 def test_a_body_without_length_is_bounded_too(live_api: ApiServer, key: str, settings: Settings) -> None:
@@ -105,7 +100,7 @@ def test_redis_dies_and_nothing_accepted_is_lost(
         assert http.get("/readyz").status_code == 503
         assert http.get("/healthz").status_code == 200
         redis_server.start()
-        wait_until(lambda: http.get("/readyz").status_code == 200, api_server.process, 15)
+        wait_until(lambda: http.get("/readyz").status_code == 200, api_server.process, PATIENCE_S)
         assert {http.get(f"/v1/jobs/{job_id}").json()["state"] for job_id in accepted} == {"queued"}
         assert {job["id"] for job in http.get("/v1/jobs").json()["jobs"]} >= set(accepted)
         http.close()

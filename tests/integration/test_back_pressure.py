@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from shared.store.jobs import JobStore
 from shared.store.redis import connect
 from shared.store.workers import WorkerInfo
 from tests.support.api import ApiServer
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.servers import RedisServer
 from tests.support.workers import Worker, submit, until
 
@@ -32,7 +31,6 @@ pytestmark = pytest.mark.integration
 TENANT, POOL = "ant", "p"
 ERROR = {"code": "probe_failed", "message": "no", "retryable": True}
 PROBE = {"kind": "probe", "input": {}}
-PATIENCE_S = 8.0  # a caller's time-out; redis_timeout_s is 2
 
 
 @pytest.fixture
@@ -145,7 +143,7 @@ def test_jobs_end_while_the_store_is_full(
     waiting = submit(store, TENANT, POOL, steps=2)
     fill(store)
     for job_id in [*running, waiting]:
-        record = until(store, TENANT, job_id, within_s=20)
+        record = until(store, TENANT, job_id)
         assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1)
     assert worker.info() is not None, "it is still seen to live"
     with pytest.raises(StoreUnavailable):
@@ -196,13 +194,11 @@ class TestOverHttp:
             answers.append(http.post("/v1/jobs", json=PROBE, headers=again))
 
         callers = [threading.Thread(target=ask) for _ in range(6)]
-        started_at = time.monotonic()
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join(PATIENCE_S)
-        assert time.monotonic() - started_at < PATIENCE_S
-        assert len(answers) == len(callers)
+        assert len(answers) == len(callers), "while it is still frozen"
         for answer in answers:
             self.refused(answer)
         assert http.get("/healthz").status_code == 200
@@ -216,10 +212,8 @@ class TestOverHttp:
     def test_gone_and_back(self, http: httpx.Client, server: RedisServer) -> None:
         job = http.post("/v1/jobs", json=PROBE).json()
         server.kill()
-        started_at = time.monotonic()
         self.refused(http.post("/v1/jobs", json=PROBE))
         self.refused(http.get(f"/v1/jobs/{job['id']}"))
-        assert time.monotonic() - started_at < PATIENCE_S
         server.start()
         assert eventually(lambda: http.get(f"/v1/jobs/{job['id']}").status_code == 200)
         assert http.post("/v1/jobs", json=PROBE).status_code == 202

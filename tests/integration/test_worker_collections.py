@@ -66,7 +66,7 @@ def own(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setting
 def worker(
     own: Settings, store: JobStore, objects: ObjectStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Worker]:
-    worker = Worker(own, store, tmp_path_factory.mktemp("worker"), ready_s=90)
+    worker = Worker(own, store, tmp_path_factory.mktemp("worker"))
     yield worker
     assert worker.stop() == 0, worker.log
     assert "Traceback" not in worker.log
@@ -97,7 +97,7 @@ def collection(collections: CollectionStore, tenant: str) -> Collection:
 
 
 def run(store: JobStore, tenant: str, kind: str, **spec: object) -> JobRecord:
-    return until(store, tenant, submit(store, tenant, POOL, kind=kind, **spec), within_s=60)
+    return until(store, tenant, submit(store, tenant, POOL, kind=kind, **spec))
 
 
 def result(store: JobStore, tenant: str, kind: str, **spec: object) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def test_an_archive_with_a_table(
     objects.put(input_key(tenant, ref), Path(made).read_bytes(), "application/octet-stream")
     spec = {"kind": "index", "collection": "c", "archive": ref}
     store.submit(NewJob(id=job_id, tenant=tenant, kind="index", pool=POOL, spec=spec))
-    record = until(store, tenant, job_id, within_s=60)
+    record = until(store, tenant, job_id)
     assert record.result is not None, record.error
     assert (record.result["added"], record.result["failed"], record.result["total"]) == (len(NAMES), 1, len(NAMES) + 1)
     assert record.result["errors"][0]["item"] == "broken.png"
@@ -353,7 +353,7 @@ def test_the_pictures_of_a_job_follow_into_generated(
     follow_up = _collecting(claim, POOL)
     assert follow_up is not None
     store.commit(claim, {"images": [image], "models": [{"id": "emoji-dalle"}]}, {}, follow_up=follow_up)
-    until(store, tenant, follow_up.id, "succeeded", within_s=60)
+    until(store, tenant, follow_up.id, "succeeded")
     hit = result(store, tenant, "search", collection="generated", text="rocket")["hits"][0]
     assert hit["id"] == f"img_{stored.sha256}"
     assert hit["metadata"] == {
@@ -417,7 +417,7 @@ def test_the_index_is_compacted_and_dropped_from(
         assert held.rows == record.rows
         assert access.staleness_s() == 0
         collections.note(record, version=record.version, rows=record.rows, bytes_=record.bytes)
-        eventually(lambda: access.staleness_s() > 0, within_s=5, what="a change that is not taken in")
+        eventually(lambda: access.staleness_s() > 0, what="a change that is not taken in")
         assert len(list(folder.iterdir())) != scattered  # one file was made of them; the old ones go after an hour
         collections.delete(tenant, "c")
         assert record.table in access.database.tables()
@@ -447,12 +447,12 @@ def test_a_worker_killed_in_mid_job_leaves_each_picture_once(
     ]
     slow = own.model_copy(update={"pool": f"kill-{tenant}"})
     job_id = submit(store, tenant, slow.pool, kind="index", collection="c", images=given)
-    victim = Worker(slow, store, tmp_path, ready_s=90)
-    eventually(lambda: collections.get(tenant, "c").rows > 0, within_s=60, what="rows")
+    victim = Worker(slow, store, tmp_path)
+    eventually(lambda: collections.get(tenant, "c").rows > 0, what="rows")
     victim.kill()
-    last = Worker(slow, store, tmp_path, ready_s=90)
+    last = Worker(slow, store, tmp_path)
     try:
-        record = until(store, tenant, job_id, within_s=90)
+        record = until(store, tenant, job_id)
     finally:
         last.stop()
     assert record.state is JobState.SUCCEEDED, record.error

@@ -11,26 +11,18 @@ from shared.records.job import JobRecord, JobState
 from shared.settings import Settings
 from shared.storage import ObjectStore
 from shared.store.jobs import JobStore
+from tests.support.faulty_probes import POISON_STEPS
 from tests.support.polling import eventually
 from tests.support.workers import Worker, submit, until
 
 pytestmark = pytest.mark.integration
-
-POISON_STEPS = 77
-KILLED_BY_POISON = (  # a worker whose device call dies with the process, as a segmentation fault would
-    "import os, signal; from worker import app; from worker.engines.probe import ProbeEngine;"
-    "whole = ProbeEngine.run;"
-    f"poison = lambda task: task.spec.steps == {POISON_STEPS} and os.kill(os.getpid(), signal.SIGKILL);"
-    "ProbeEngine.run = lambda self, task, monitor: poison(task) or whole(self, task, monitor);"
-    "app.main()"
-)
 
 
 class Crew:
     """Workers that a supervisor starts again when they die."""
 
     def __init__(self, settings: Settings, store: JobStore, folder: Path, size: int) -> None:
-        self._make = lambda: Worker(settings, store, folder, arguments=("-c", KILLED_BY_POISON))
+        self._make = lambda: Worker(settings, store, folder, arguments=("-m", "tests.support.faulty_probes", "dies"))
         self.workers = [self._make() for _ in range(size)]
         self.deaths = 0
 
@@ -80,7 +72,7 @@ def test_it_alone_fails(crew: Crew, store: JobStore, tenant: str, pool: str) -> 
         crew.tend()
         return all(store.get(tenant, job_id).is_final for job_id in [poison, *good])
 
-    eventually(all_ended, within_s=90, what="every job's end")
+    eventually(all_ended, what="every job's end")
     dead = store.get(tenant, poison)
     assert dead.state is JobState.FAILED
     assert dead.error is not None
@@ -109,10 +101,10 @@ def test_a_busy_worker_empties_itself_for_a_suspect(crew: Crew, store: JobStore,
         record = store.get(tenant, innocent)
         return record if record.is_final else None
 
-    record = eventually(it_ended, within_s=30)
+    record = eventually(it_ended)
     assert record.state is JobState.SUCCEEDED
     assert [attempt.alone for attempt in record.attempts] == [True]
     assert crew.deaths == 0
     for job_id in long:
-        assert until(store, tenant, job_id, within_s=30).state is JobState.SUCCEEDED
+        assert until(store, tenant, job_id).state is JobState.SUCCEEDED
     assert not overlapping(record, [store.get(tenant, job_id) for job_id in long])

@@ -35,7 +35,7 @@ def worker(settings: Settings, store: JobStore, tmp_path_factory: pytest.TempPat
             "image_max_pixels": 10_000,
         }
     )
-    worker = Worker(own, store, tmp_path_factory.mktemp("worker"), ready_s=60)
+    worker = Worker(own, store, tmp_path_factory.mktemp("worker"))
     yield worker
     assert worker.stop() == 0, worker.log
     assert "Traceback" not in worker.log
@@ -56,7 +56,7 @@ def upload(objects: ObjectStore, tenant: str, image: Image.Image, form: str = "P
 
 
 def run(store: JobStore, tenant: str, kind: str, **spec: object) -> JobRecord:
-    return until(store, tenant, submit(store, tenant, POOL, kind=kind, **spec), within_s=60)
+    return until(store, tenant, submit(store, tenant, POOL, kind=kind, **spec))
 
 
 def test_dalle_pictures_carry_their_recipe(store: JobStore, objects: ObjectStore, tenant: str) -> None:
@@ -114,7 +114,7 @@ def test_a_cancelled_run_keeps_its_picture(store: JobStore, objects: ObjectStore
     job_id = submit(
         store, tenant, POOL, kind="vqgan_clip", prompts=[{"text": "a tree"}], iterations=5000, size=[32, 32]
     )
-    until(store, tenant, job_id, "running", within_s=30)
+    until(store, tenant, job_id, "running")
     started = EventLog(store.redis)
     while not any(event.type == "progress" for event in started.read(tenant, job_id, block_ms=100)):
         pass

@@ -66,7 +66,7 @@ def killed_after_a_snapshot(
     worker: Worker, store: JobStore, tenant: str, job_id: str, *, is_newer: bool = True
 ) -> SavedRun:
     """kill -9 once two snapshots are noted, or one for a run that may be over before the second; the last one noted."""
-    first = eventually(lambda: noted(store, tenant, job_id), within_s=40, what="a snapshot")
+    first = eventually(lambda: noted(store, tenant, job_id), what="a snapshot")
     if is_newer:
         eventually(lambda: (saved := noted(store, tenant, job_id)) and saved.step > first.step, what="a newer snapshot")
     worker.kill()
@@ -86,13 +86,13 @@ class TestKilled:
             "kind": "vqgan_clip", "prompts": ["a tree"], "iterations": STEPS, "size": [32, 32], "seed": 0,
             "preview_every": 50, "video": True, "cutouts": 4,
         }  # fmt: skip
-        doomed = Worker(painters, store, tmp_path, ready_s=60)
+        doomed = Worker(painters, store, tmp_path)
         job_id = submit(store, tenant, pool, **spec)
         saved = killed_after_a_snapshot(doomed, store, tenant, job_id)
         assert 0 < saved.step < STEPS
-        other = Worker(painters, store, tmp_path, ready_s=60)
-        resumed = until(store, tenant, job_id, within_s=60)
-        whole = until(store, tenant, submit(store, tenant, pool, **spec), within_s=60)
+        other = Worker(painters, store, tmp_path)
+        resumed = until(store, tenant, job_id)
+        whole = until(store, tenant, submit(store, tenant, pool, **spec))
         assert (resumed.state, whole.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
         assert [attempt.outcome for attempt in resumed.attempts] == ["lost", "succeeded"]
         assert digests(resumed) == digests(whole)
@@ -104,13 +104,13 @@ class TestKilled:
     ) -> None:
         """64 rows are a batch here."""
         spec = {"kind": "dalle", "prompts": ["a tree", "a heart"], "n": 256, "keep": 4, "seed": 0, "preview_every": 0}
-        doomed = Worker(painters, store, tmp_path, ready_s=60)
+        doomed = Worker(painters, store, tmp_path)
         job_id = submit(store, tenant, pool, **spec)
         saved = killed_after_a_snapshot(doomed, store, tenant, job_id, is_newer=False)
         assert saved.step % 64 == 0
-        other = Worker(painters, store, tmp_path, ready_s=60)
-        resumed = until(store, tenant, job_id, within_s=60)
-        whole = until(store, tenant, submit(store, tenant, pool, **spec), within_s=60)
+        other = Worker(painters, store, tmp_path)
+        resumed = until(store, tenant, job_id)
+        whole = until(store, tenant, submit(store, tenant, pool, **spec))
         assert digests(resumed) == digests(whole)
         assert all(step > saved.step for step in steps_of(store, tenant, job_id, 2))
         assert other.stop() == 0

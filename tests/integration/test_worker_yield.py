@@ -50,7 +50,7 @@ def test_a_paused_run_stands_still_and_goes_on(worker: Worker, store: JobStore, 
     job_id = submit(store, tenant, pool, steps=40, step_s=0.05)
     eventually(lambda: (store.get(tenant, job_id).progress.get("step") or 0) >= 5)
     assert store.pause(tenant, job_id) is JobState.RUNNING
-    record = eventually(lambda: held(store, tenant, job_id), within_s=5, what="the job given back")
+    record = eventually(lambda: held(store, tenant, job_id), what="the job given back")
     assert record.paused
     assert [attempt.outcome for attempt in record.attempts] == ["released"]
     assert (record.losses, record.failures) == (0, 0)
@@ -65,14 +65,14 @@ def test_a_paused_run_stands_still_and_goes_on(worker: Worker, store: JobStore, 
 
 
 def test_a_low_job_yields_to_a_high_one(worker: Worker, store: JobStore, tenant: str, pool: str) -> None:
-    low = prioritised(store, tenant, pool, "low", steps=80, step_s=0.05)
+    low = prioritised(store, tenant, pool, "low", steps=140, step_s=0.05)
     until(store, tenant, low, "running")
     high = prioritised(store, f"{tenant}-z", pool, "high", steps=2)
-    ended = until(store, f"{tenant}-z", high, within_s=4)  # the low one alone would take as long
+    ended = until(store, f"{tenant}-z", high)
     assert ended.state is JobState.SUCCEEDED
-    assert not store.get(tenant, low).is_final
     record = until(store, tenant, low)
     assert record.state is JobState.SUCCEEDED
+    assert (ended.finished_at_ms or 0) < (record.finished_at_ms or 0)
     assert [attempt.outcome for attempt in record.attempts] == ["released", "succeeded"]
     assert store.counts()["all", "preempted"] >= 1
 

@@ -23,6 +23,7 @@ from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore, artifact_key
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerInfo
+from tests.support.polling import PATIENCE_S
 
 __all__ = ["DALLE", "ApiServer", "Caller", "StandIn", "is_healthy", "new_key", "picture"]
 
@@ -132,7 +133,7 @@ class ApiServer:
         env = {**{ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}, **(env or {})}
         argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:create()"]
         self.process = Process(Command("api", argv, env), folder / f"api-{self.port}.log")
-        wait_until(lambda: is_healthy(f"{self.url}/healthz"), self.process, 90)
+        wait_until(lambda: is_healthy(f"{self.url}/healthz"), self.process, PATIENCE_S)
 
     @property
     def log(self) -> str:

@@ -9,6 +9,7 @@ from deploy.local.processes import Process, wait_until
 from deploy.local.servers import Credentials, bucket_is_there, free_port, object_server, redis_answers, redis_server
 from shared.settings import Settings
 from shared.storage import ObjectStore
+from tests.support.polling import PATIENCE_S
 
 __all__ = ["ObjectServer", "RedisServer"]
 
@@ -29,7 +30,7 @@ class RedisServer:
     def start(self) -> Process:
         """Start on the same append-only file, and wait until it answers."""
         self.process = Process(redis_server(self.folder, self.port), self.folder / "redis.log")
-        wait_until(lambda: redis_answers(self.port), self.process, 15)
+        wait_until(lambda: redis_answers(self.port), self.process, PATIENCE_S)
         return self.process
 
     def kill(self) -> None:
@@ -66,7 +67,7 @@ class ObjectServer:
         )
         objects = ObjectStore(Settings(**self.settings()))  # type: ignore[arg-type]
 
-        wait_until(lambda: bucket_is_there(objects), self.process, 30)
+        wait_until(lambda: bucket_is_there(objects), self.process, PATIENCE_S)
         return self.process
 
     def kill(self) -> None:

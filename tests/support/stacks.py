@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from deploy.local.servers import free_port
+from tests.support.polling import PATIENCE_S
 
 __all__ = ["RunningStack", "is_alive"]
 
@@ -60,7 +61,7 @@ class RunningStack:
 
     def client(self) -> httpx.Client:
         """An HTTP client with the key."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=10)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=PATIENCE_S)
 
     def pids(self) -> dict[str, int]:
         """Name -> process id of every child."""
@@ -70,18 +71,18 @@ class RunningStack:
         """kill -9 one child."""
         os.kill(self.pids()[name], signal.SIGKILL)
 
-    def stop(self, number: int = signal.SIGTERM, within_s: float = 60) -> int:
+    def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the supervisor and wait for its end; of one that ended only the rest of its output is read."""
         assert self.child.stdout
         self.child.send_signal(number)
         if not self.child.stdout.closed:
-            output, _ = self.child.communicate(timeout=within_s)
+            output, _ = self.child.communicate(timeout=PATIENCE_S)
             self.said.append(output)
         return self.child.returncode
 
-    def finished(self, client: httpx.Client, job_id: str, within_s: float) -> dict[str, Any]:
+    def finished(self, client: httpx.Client, job_id: str) -> dict[str, Any]:
         """Poll a job until it is final; connection errors are part of the faults under test."""
-        end = time.monotonic() + within_s
+        end = time.monotonic() + PATIENCE_S
         job: dict[str, Any] = {}
         while time.monotonic() < end:
             try:
@@ -91,4 +92,4 @@ class RunningStack:
                 continue
             if job.get("finished_at"):
                 return job
-        raise AssertionError(f"not final within {within_s:g} s: {job}")
+        raise AssertionError(f"not final within {PATIENCE_S:g} s: {job}")

@@ -14,7 +14,7 @@ from shared.records.job import JobRecord, NewJob
 from shared.settings import ENV_PREFIX, Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerInfo
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 
 __all__ = ["Worker", "submit", "until"]
 
@@ -28,7 +28,6 @@ class Worker:
         store: JobStore,
         folder: Path,
         *,
-        ready_s: float = 30.0,
         arguments: tuple[str, ...] = ("-m", "worker"),
     ) -> None:
         self.name = f"w-{uuid.uuid4().hex[:8]}"
@@ -38,7 +37,7 @@ class Worker:
         env["OMP_NUM_THREADS"] = "1"
         command = Command(self.name, [sys.executable, *arguments], env)
         self.process = Process(command, folder / f"{self.name}.log")
-        wait_until(lambda: self.info() is not None, self.process, ready_s)
+        wait_until(lambda: self.info() is not None, self.process, PATIENCE_S)
 
     def info(self) -> WorkerInfo | None:
         """As the store lists it."""
@@ -53,10 +52,10 @@ class Worker:
         """kill -9."""
         self.process.kill()
 
-    def stop(self, within_s: float = 20.0, *, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop, and wait; its exit code. Killed, with a code below zero, when it takes longer."""
+    def stop(self, *, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait; its exit code. Killed, with a code below zero, when it does not."""
         self.process.signal(number)
-        end = time.monotonic() + within_s
+        end = time.monotonic() + PATIENCE_S
         while self.process.exit_code is None and time.monotonic() < end:
             time.sleep(0.02)
         return self.process.stop(0.0)
@@ -72,11 +71,11 @@ def submit(store: JobStore, tenant: str, pool: str, *, deadline_s: float | None 
     return store.submit(job).id
 
 
-def until(store: JobStore, tenant: str, job_id: str, *states: str, within_s: float = 15.0) -> JobRecord:
+def until(store: JobStore, tenant: str, job_id: str, *states: str) -> JobRecord:
     """The record, once its state is one of `states`; a final state without any given."""
 
     def reached() -> JobRecord | None:
         record = store.get(tenant, job_id)
         return record if (record.state in states if states else record.is_final) else None
 
-    return eventually(reached, within_s=within_s, what=f"job {job_id} in {states or 'a final state'}")
+    return eventually(reached, what=f"job {job_id} in {states or 'a final state'}")

@@ -93,7 +93,7 @@ def run(run: Run) -> Row:
         with app.producer_pool.acquire(block=True) as producer:
             fleet.tick()
             nap.apply_async(("warm", 0.0), producer=producer)
-            eventually(lambda: ledger.read("commit"), within_s=60, what="the first task")
+            eventually(lambda: ledger.read("commit"), what="the first task")
             _storm(run, fleet, lambda job_id, nap_s: nap.apply_async((job_id, nap_s), producer=producer), kills, jobs)
         _until_quiet(ledger, fleet, 4 * VISIBILITY_S if not run.short else 2 * VISIBILITY_S)
     finally:

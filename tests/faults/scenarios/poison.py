@@ -24,7 +24,7 @@ def run(run: Run) -> Row:
         def poison() -> None:
             body = {"kind": "probe", "input": {"steps": 1, "write_bytes": SEGFAULTS}}
             ids.append(storm.load.give_one(body))
-            storm.wait_final(ids[-1], within_s=60)
+            storm.wait_final(ids[-1])
 
         storm.rage(poison, faults=poisons, jobs=GOOD * poisons, every_s=(0.2, 0.4))
         verdict = storm.verdict()

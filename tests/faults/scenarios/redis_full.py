@@ -8,6 +8,7 @@ from typing import Any, cast
 from tests.faults.cluster import TENANT
 from tests.faults.report import Row
 from tests.faults.storm import Run, Storm
+from tests.support.polling import eventually
 
 __all__ = ["run"]
 
@@ -24,6 +25,7 @@ def run(run: Run) -> Row:
             used = int(cast("dict[str, Any]", client.info("memory"))["used_memory"])
             client.config_set("maxmemory", used + ROOM_BYTES)
             time.sleep(seconds)
+            eventually(lambda: storm.cluster.ledger.read("refused"), what="a caller that was refused")
             client.config_set("maxmemory", 0)
 
         storm.rage(fill, faults=times, jobs=jobs, every_s=(1.0, 2.0))

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from tests.faults.cluster import LEASE_S
+from tests.faults.cluster import LEASE_S, TENANT
 from tests.faults.effects import FREEZES_BEFORE_COMMIT
 from tests.faults.report import Row
 from tests.faults.storm import Run, Storm
@@ -50,15 +50,15 @@ def _stop_at_random(storm: Storm) -> None:
 
 def _freeze_before_commit(storm: Storm) -> None:
     """A job that stops the worker it runs on; whichever that is, it is found by its state and woken again."""
-    storm.load.give_one({"kind": "probe", "input": {"write_bytes": FREEZES_BEFORE_COMMIT}})
+    job_id = storm.load.give_one({"kind": "probe", "input": {"write_bytes": FREEZES_BEFORE_COMMIT}})
     station = eventually(
         lambda: next((s for s in storm.cluster.stations if s.process and _is_stopped(s.process.pid)), None),
-        within_s=30,
         what="the worker that freezes itself",
     )
     assert station.process
     storm.cluster.ledger.note("stop", worker=station.name)
     time.sleep(LEASE_S + PAST_LEASE_S)
+    eventually(lambda: storm.cluster.store.get(TENANT, job_id).attempt > 1, what="the job's next attempt")
     os.kill(station.process.pid, signal.SIGCONT)
 
 

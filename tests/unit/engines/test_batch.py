@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shared.errors import Cancelled, EngineError, NonFinite, OutOfMemory
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from worker.engines.scheduling.batch import Batch, BatchEvents
 from worker.engines.scheduling.device_lock import DeviceLock
 
@@ -65,7 +65,7 @@ class Counters:
     def step(self) -> None:
         """See Stepper."""
         if self.gate is not None:
-            assert self.gate.acquire(timeout=10)
+            assert self.gate.acquire(timeout=PATIENCE_S)
         if self.raised is not None:
             raise self.raised
         if len(self.inside) > self.too_many:
@@ -134,7 +134,7 @@ class Job:
 
     def wait(self) -> None:
         """To its end."""
-        self.thread.join(10)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
 
@@ -339,14 +339,14 @@ def test_rows_are_handed_over_only_when_they_are_off_the_device(monkeypatch: pyt
 
     def slowly(stepper: Counters, rows: Sequence[Count]) -> None:
         is_leaving.set()
-        assert may_leave.wait(10)
+        assert may_leave.wait(PATIENCE_S)
         leave(stepper, rows)
 
     monkeypatch.setattr(Counters, "leave", slowly)
     stepper = Counters()
     batch = _batch(stepper)
     job = Job(batch, [Count(2)])
-    assert is_leaving.wait(10)
+    assert is_leaving.wait(PATIENCE_S)
     asked: list[bool] = []
     are_out = batch._are_out
     monkeypatch.setattr(batch, "_are_out", lambda rows: asked.append(are_out(rows)) or asked[-1])
@@ -365,7 +365,7 @@ def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkey
 
     def slowly(stepper: Counters, rows: Sequence[Count]) -> None:
         coming.set()
-        assert may_come.wait(10)
+        assert may_come.wait(PATIENCE_S)
         admit(stepper, rows)
 
     monkeypatch.setattr(Counters, "admit", slowly)
@@ -375,14 +375,14 @@ def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkey
 
     def give_up() -> None:
         with batch.joined(rows, _nothing):
-            assert coming.wait(10)
+            assert coming.wait(PATIENCE_S)
 
     thread = threading.Thread(target=give_up)
     thread.start()
     eventually(lambda: coming.is_set() and not batch._requests)
     assert thread.is_alive()  # its row may be on the device yet
     may_come.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not stepper.inside
     assert rows[0].at <= 1
 

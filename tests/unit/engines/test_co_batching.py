@@ -12,6 +12,7 @@ from PIL.Image import Image
 
 from shared.errors import Draining, NonFinite, Stopped
 from shared.specs.kinds import parse_spec
+from tests.support.polling import PATIENCE_S
 from tests.support.tiny_models import write_tiny_models
 from tests.unit.engines.test_torch_engines import Recorder
 from worker.engines.base import Engine, Output, Task
@@ -88,11 +89,11 @@ class CoBatched:
         for thread in self._threads:
             thread.start()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
 
     def _run(self, place: int) -> None:
         if place:
-            assert self._begun.wait(30)
+            assert self._begun.wait(PATIENCE_S)
         seen = Seen(self._begun.set)
         try:
             self.results[place] = everything(self._engine.run(task(self._kind, self._specs[place]), seen), seen)
@@ -121,9 +122,9 @@ def test_from_a_snapshot_it_ends_in_the_same_picture_co_batched(engines: dict[st
     begun = threading.Event()
     neighbour = threading.Thread(target=engine.run, args=(task("vqgan_clip", others[1]), Seen(begun.set)))
     neighbour.start()
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     resumed = engine.run(task("vqgan_clip", spec, seen.offers[-1][1]()), Seen())
-    neighbour.join(60)
+    neighbour.join(PATIENCE_S)
     assert [picture.image.tobytes() for picture in resumed.pictures] == [p.image.tobytes() for p in whole.pictures]
     assert resumed.files == whole.files
 

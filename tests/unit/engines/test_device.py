@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared.errors import EngineError, OutOfMemory
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from worker.engines.scheduling import memory
 from worker.engines.scheduling.device import Device
 from worker.engines.scheduling.device_lock import DeviceLock, FifoLock
@@ -34,7 +34,7 @@ def test_turns_are_taken_in_the_order_of_asking() -> None:
         eventually(lambda wanted=number + 1: len(lock._waiting) == wanted)  # type: ignore[misc]
     lock.release()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE_S)
     assert order == [0, 1, 2, 3, 4]
 
 
@@ -55,7 +55,7 @@ def test_two_jobs_advance_side_by_side() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert taken[:30] in (["a", "b"] * 15, ["b", "a"] * 15)
 
 
@@ -71,7 +71,7 @@ def test_it_is_known_who_waits_and_who_moved() -> None:
     eventually(lambda: other.ident is not None and device_lock.is_waiting(other.ident))
     assert not device_lock.is_waiting(me)
     device_lock.release()
-    other.join(5)
+    other.join(PATIENCE_S)
     assert other.ident is not None
     assert not device_lock.is_waiting(other.ident)
     assert device_lock.moved_at(other.ident) >= began

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared.errors import NonFinite, OutOfMemory
 from shared.specs.kinds import image_refs, parse_spec
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.unit.engines.test_torch_engines import Recorder
 from worker.engines.base import Engine, Output, Task
@@ -105,7 +105,7 @@ def _run_together(engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str
     finally:
         device_lock.release()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     return outputs
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.unit.worker.test_run_context import Made
 from worker.run.active import ActiveRuns
 from worker.run.context import JobContext
@@ -34,7 +34,7 @@ class Claimer:
     def _claim(self) -> None:
         with self._runs.claiming() as is_idle:
             self.is_idle = is_idle
-            self.go.wait(10)
+            self.go.wait(PATIENCE_S)
 
     @property
     def is_in(self) -> bool:
@@ -42,7 +42,7 @@ class Claimer:
 
     def end(self) -> None:
         self.go.set()
-        self.thread.join(5)
+        self.thread.join(PATIENCE_S)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from shared.errors import ObjectStoreUnavailable
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from worker.executor.claim_gate import ClaimGate
 
 
@@ -51,7 +51,7 @@ def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) ->
     thread = around.waiting()
     around.is_away = False
     around.claim_gate.look()
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert around.answers == [True]
     assert around.checks == 2
 
@@ -62,7 +62,7 @@ def test_a_full_spool_parks_the_thread_until_there_is_room(around: Surroundings)
     eventually(lambda: around.claim_gate._changed._waiters)  # type: ignore[attr-defined]
     assert around.answers == []
     around.is_full = False
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert around.answers == [True]
 
 
@@ -70,5 +70,5 @@ def test_who_drains_waits_for_nothing(around: Surroundings) -> None:
     around.claim_gate.pause_until_store_back()
     thread = around.waiting()
     around.is_draining = True
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert around.answers == [False]

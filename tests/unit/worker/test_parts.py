@@ -11,7 +11,7 @@ from PIL import Image
 
 from shared.errors import Cancelled, Draining, LeaseLost, ObjectStoreUnavailable, StoreUnavailable, UnreadableImage
 from shared.records.job import Claim, JobState
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.unit.worker.test_run_context import Made, claim
 from worker.engines.base import Model, Output, Picture
 from worker.executor.outcome import Outcome, finish
@@ -229,5 +229,5 @@ class TestPeriodicThread:
         thread.start()
         eventually(lambda: len(calls) > 4)
         thread.stop()
-        thread.join(5)
+        thread.join(PATIENCE_S)
         assert "test" not in {thread.name for thread in threading.enumerate()}

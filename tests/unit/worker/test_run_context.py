@@ -130,9 +130,7 @@ def test_a_preview_is_dropped_while_one_is_on_its_way() -> None:
 def test_waiting_ends_with_an_interruption() -> None:
     context = Made().context
     threading.Timer(0.05, lambda: context.stop(Cancelled("x"))).start()
-    started_at = time.monotonic()
-    context.wait(10)
-    assert time.monotonic() - started_at < 5
+    context.wait(3600)  # longer than any test may take
     context.wait(0.01)  # interrupted once, it waits again
 
 

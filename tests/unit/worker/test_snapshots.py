@@ -12,7 +12,7 @@ from shared.errors import LeaseLost, NotFound, ObjectStoreUnavailable
 from shared.records.job import Claim, SavedRun
 from shared.storage import StoredObject
 from shared.store.jobs import Signal
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.unit.worker.test_run_context import Made
 from worker.run.context import JobContext
 from worker.run.failpoints import FailPoints
@@ -31,7 +31,7 @@ class Shelf:
         self.noted: list[int] = []
 
     def put(self, key: str, body: bytes, content_type: str) -> StoredObject:
-        self.is_open.wait(10)
+        self.is_open.wait(PATIENCE_S)
         if self.is_away:
             raise ObjectStoreUnavailable("away")
         self.kept[key] = body
@@ -115,15 +115,14 @@ def test_the_engine_does_not_wait_for_a_slow_store() -> None:
     desk = Desk()
     desk.shelf.is_open.clear()
     desk.snapshots.thread.start()
-    started_at = time.monotonic()
     for step in range(100):
         desk.offer(step)
-    assert time.monotonic() - started_at < 5  # the store would take 10
+    assert desk.shelf.noted == [], "the first is still on its way"
     assert desk.made == [0]
     desk.shelf.is_open.set()
     eventually(lambda: desk.shelf.noted == [0])
     desk.snapshots.thread.stop()
-    desk.snapshots.thread.join(5)
+    desk.snapshots.thread.join(PATIENCE_S)
 
 
 def test_a_run_does_not_fail_for_its_snapshot() -> None:
@@ -198,7 +197,7 @@ class TestTheLast:
         desk.snapshots.save_last(desk.context)  # the same step again is no news
         assert desk.made == [7]
         desk.snapshots.thread.stop()
-        desk.snapshots.thread.join(5)
+        desk.snapshots.thread.join(PATIENCE_S)
 
     def test_it_is_not_waited_for_for_ever(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.transfer.snapshots.LAST_PATIENCE_S", 0.05)
