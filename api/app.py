@@ -60,7 +60,7 @@ def _install_bookkeeping(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
         asked = request.headers.get("X-Request-ID", "")
-        g.request_id = asked if REQUEST_ID.match(asked) else secrets.token_hex(8)
+        g.request_id = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
         g.began_at = time.perf_counter()
         HTTP_IN_FLIGHT.inc()
 

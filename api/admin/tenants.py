@@ -31,7 +31,7 @@ def list_() -> None:
 @click.argument("weight", type=click.IntRange(1, HEAVIEST))
 def weight(name: str, weight: int) -> None:
     """Give a tenant WEIGHT times the share of one of weight 1 while both have jobs waiting. Takes effect at once."""
-    if not TENANT.match(name):
+    if not TENANT.fullmatch(name):
         raise click.BadParameter("a tenant is 1 to 32 of a-z, 0-9 and -", param_hint="name")
     with redis_client() as client:
         Tenants(client).set_weight(name, weight)

@@ -88,7 +88,7 @@ class KeyStore:
             raise InvalidInput(
                 f"unknown scopes: {', '.join(sorted(unknown))}", field="scopes", limit=", ".join(sorted(SCOPES))
             )
-        if not TENANT.match(tenant):
+        if not TENANT.fullmatch(tenant):
             raise InvalidInput("a tenant is 1 to 32 of a-z, 0-9 and -", field="tenant", limit=TENANT.pattern)
         kid, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = int(time.time())

@@ -46,14 +46,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def known_id(job_id: str) -> None:
     """What is no UUID was never a job: NotFound, without asking the store."""
-    if not JOB_ID.match(job_id):
+    if not JOB_ID.fullmatch(job_id):
         raise NotFound(f"no job {job_id[:64]}")
 
 
 def idempotency_key() -> str | None:
     """The Idempotency-Key header."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not KEY.match(key):
+    if key is not None and not KEY.fullmatch(key):
         raise InvalidInput("an idempotency key is visible ASCII", field="Idempotency-Key", limit="1 to 255 characters")
     return key
 
@@ -67,6 +67,6 @@ def preferred_wait_s() -> float | None:
 def last_event_id() -> str | None:
     """The Last-Event-ID header."""
     value = request.headers.get("Last-Event-ID") or None
-    if value is not None and not EVENT_ID.match(value):
+    if value is not None and not EVENT_ID.fullmatch(value):
         raise InvalidInput("not an event id of ours", field="Last-Event-ID", limit="as in a stream's id lines")
     return value

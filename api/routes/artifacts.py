@@ -64,7 +64,7 @@ def _key(call: Call, record: JobRecord, name: str) -> str:
     for item in (record.artifact(name), record.progress.get("preview")):
         if item and item["name"] == name and str(item["key"]).startswith(f"{record.tenant}/"):
             return str(item["key"])
-    if PREVIEW.match(name):  # an earlier preview of this attempt: not listed, but its place is known
+    if PREVIEW.fullmatch(name):  # an earlier preview of this attempt: not listed, but its place is known
         key = artifact_key(record.tenant, record.id, record.attempt, name)
         call.services.objects.head(key)
         return key

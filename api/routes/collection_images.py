@@ -83,7 +83,7 @@ def add_images(call: Call, name: str) -> Response:
 )  # fmt: skip
 def remove_image(call: Call, name: str, image_id: str) -> Response:
     """Take one picture out of a collection. Starts a `remove` job; the picture itself stays."""
-    if not IMAGE_ID.match(image_id):
+    if not IMAGE_ID.fullmatch(image_id):
         raise NotFound(f"no picture {image_id[:80]}")
     return job_of_collection(call, name, "remove", {"ids": [image_id]})
 

@@ -38,14 +38,14 @@ def part_body(part: str) -> dict[str, Any]:
 
 def known_collection(call: Call, name: str) -> Collection:
     """The caller's collection. Raises NotFound, for another tenant's, too."""
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise NotFound(f"no collection {name[:64]}")
     return call.services.collections.get(call.tenant, name)
 
 
 def job_of_collection(call: Call, name: str, kind: str, input_: Any) -> Response:
     """Start a job on the collection that the path names; `input_` is the rest of the spec."""
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise NotFound(f"no collection {name[:64]}")
     if not isinstance(input_, dict):
         raise InvalidInput("should be a JSON object")

@@ -68,7 +68,7 @@ def upload_image(call: Call) -> Response:
 )  # fmt: skip
 def get_image(call: Call, image_id: str) -> Response:
     """Fetch a picture of yours: a redirect to a signed URL, or with `inline=1` the bytes."""
-    if not IMAGE_ID.match(image_id):
+    if not IMAGE_ID.fullmatch(image_id):
         raise NotFound(f"no picture {image_id[:80]}")
     key = image_key(call.tenant, image_id.removeprefix("img_"))
     try:

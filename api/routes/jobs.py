@@ -66,7 +66,7 @@ def put_job(call: Call, job_id: str) -> Response:
     Sending it again is safe: the same body answers with the same job, another body with 409.
     """
     job_id = job_id.lower()
-    if not JOB_ID.match(job_id):
+    if not JOB_ID.fullmatch(job_id):
         raise InvalidInput("a job id is a UUID", field="job_id", limit="xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
     return submitted_response(call, job_from_request(call.services, call.principal, json_body(), job_id=job_id))
 

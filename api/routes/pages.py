@@ -52,7 +52,7 @@ def get_page(_call: Call) -> Response:
 def get_page_part(_call: Call, name: str) -> Response:
     """A script or style of the web page."""
     part = resources.files("api") / "ui" / name
-    if not ASSET.match(name) or not part.is_file():
+    if not ASSET.fullmatch(name) or not part.is_file():
         raise NotFound(f"no file {name[:64]}")
     return _file(part, mimetypes.guess_type(name)[0] or "application/octet-stream", PAGE_POLICY)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from shared.specs.clip import (
     GENERATED,
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**63 - 1
+MAX_PROMPT_TERMS = 32  # of one vqgan_clip job
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="0 is a seed; left out, one is drawn and echoed")]
 Collect = Annotated[
@@ -85,9 +87,14 @@ def parse_prompt_terms(text: str) -> list[dict[str, Any]]:
 
 
 def _prompt_terms(value: Any) -> Any:
-    """Accept a string, a list of strings, or a list of terms."""
-    if isinstance(value, str):
-        return parse_prompt_terms(value)
+    """Accept a string, a list of strings, or a list of terms. Bounded before anything is split."""
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, list):
+        count = sum(item.count("|") + 1 if isinstance(item, str) else 1 for item in items)
+        if count > MAX_PROMPT_TERMS:
+            limits = {"field_type": "List", "max_length": MAX_PROMPT_TERMS, "actual_length": count}
+            raise PydanticKnownError("too_long", limits)
+        value = items
     if isinstance(value, list):
         return [term for item in value for term in (parse_prompt_terms(item) if isinstance(item, str) else [item])]
     return value
@@ -132,7 +139,7 @@ class VqganClipSpec(Frozen):
     kind: Literal["vqgan_clip"] = "vqgan_clip"
     prompts: Annotated[
         list[PromptTerm],
-        Field(min_length=1, max_length=32),
+        Field(min_length=1, max_length=MAX_PROMPT_TERMS),
         BeforeValidator(_prompt_terms, json_schema_input_type=str | list[str | PromptTerm]),
     ]
     iterations: int = Field(default=200, ge=1, le=5000)
