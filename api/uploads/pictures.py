@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from shared.errors import InvalidInput
+from shared.specs.pictures import why_too_costly
 
 __all__ = ["Picture", "inspected"]
 
@@ -29,6 +30,8 @@ def inspected(body: bytes, max_pixels: int) -> Picture:
 
     Decoding is what finds truncated and lying files; the size check before it bounds memory to 4 bytes a pixel.
     """
+    if excess := why_too_costly(body):
+        raise InvalidInput(f"the picture has {excess}", field="image", limit="a picture that costs little to decode")
     try:
         with Image.open(io.BytesIO(body), formats=list(CONTENT_TYPES)) as image:
             width, height = image.size

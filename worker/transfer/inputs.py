@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import Expired, NotFound, UnreadableImage
 from shared.settings import Settings
+from shared.specs.pictures import why_too_costly
 from shared.storage import ObjectStore, image_key
 from shared.store.jobs import JobStore
 from worker.run.context import JobContext
@@ -63,6 +64,8 @@ class Inputs:
 
 def decode_picture(body: bytes, ref: str, max_pixels: int) -> Image.Image:
     """RGB, upright, transparency on white. The size is checked before a pixel is read. Raises UnreadableImage."""
+    if excess := why_too_costly(body):
+        raise UnreadableImage(f"the picture {ref} has {excess}")
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             width, height = image.size
