@@ -7,18 +7,26 @@ lost one costs at most its period.
 
 from __future__ import annotations
 
+import json
+import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.transport import redis
+from redis.connection import SSLConnection, parse_url
 
+from shared.logs import get_logger
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.doorbell import WIRE
 
 __all__ = ["DoorbellTransport", "create_celery"]
+
+log = get_logger(__name__)
 
 RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}  # seconds between tries
 DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is given up and made again
@@ -30,11 +38,25 @@ class _Channel(redis.Channel):  # type: ignore[misc]
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Nothing was noted when the doorbell was heard, so there is nothing to forget."""
 
+    def _brpop_read(self, **options: Any) -> Any:
+        """kombu's, which ends the process where an entry of the list is not JSON."""
+        try:
+            return super()._brpop_read(**options)
+        except self.connection_errors:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+            log.warning("doorbell dropped: it cannot be read", error=type(error).__name__)
+            return True
+
 
 class DoorbellTransport(redis.Transport):  # type: ignore[misc]
     """kombu's Redis transport for queues that are consumed without acks."""
 
     Channel = _Channel
+
+    def _deliver(self, _message: Any, queue: str) -> None:
+        """Whatever lies in the list means the same: look for work. Nothing of it is decoded, unpacked or believed."""
+        super()._deliver(_doorbell(queue), queue)
 
 
 class _Connection(Connection):  # type: ignore[misc]
@@ -50,12 +72,33 @@ class _Amqp(AMQP):  # type: ignore[misc]
     Connection = _Connection
 
 
+def _doorbell(queue: str) -> dict[str, Any]:
+    """What a script rings (shared/store/doorbell.py), as kombu reads it."""
+    doorbell: dict[str, Any] = json.loads(WIRE.replace("@ID@", uuid.uuid4().hex).replace("@QUEUE@", queue))
+    return doorbell
+
+
+def _tls_options(url: str) -> dict[str, Any] | bool:
+    """What kombu needs to speak TLS as redis-py does for the same URL, verification included; False where it does not.
+    kombu looks for the scheme in the transport's name, where ours is not, and would verify nothing."""
+    parsed = parse_url(url)
+    if parsed.get("connection_class") is not SSLConnection:
+        return False
+    return {"ssl_cert_reqs": "required", **{name: value for name, value in parsed.items() if name.startswith("ssl_")}}
+
+
+def _plain(url: str) -> str:
+    """Without the scheme and the options that only redis-py understands."""
+    return urlsplit(url)._replace(scheme="redis", query="").geturl()
+
+
 def create_celery(settings: Settings) -> Celery:
     """An app whose default queue is the pool's: Redis list `keys.bell(pool)`. Opens no connection."""
     queue = keys.queue_name(settings.pool)
     app = Celery("dreamqueue", amqp=_Amqp, set_as_current=False)
     app.conf.update(
-        broker_url=settings.redis_url,
+        broker_url=_plain(settings.redis_url),
+        broker_use_ssl=_tls_options(settings.redis_url),
         broker_transport=f"{__name__}:{DoorbellTransport.__name__}",
         broker_connection_timeout=settings.redis_timeout_s,
         broker_connection_retry_on_startup=True,

@@ -24,7 +24,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     # Servers
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="job store and Celery broker, one server")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^rediss?://",
+        description="job store and Celery broker, one server; rediss:// for TLS, ?ssl_ca_certs=FILE for an own CA",
+    )
     redis_timeout_s: float = Field(2.0, gt=0, description="per command; beyond it the API answers 503")
     s3_endpoint: str = Field("http://127.0.0.1:9000", description="as the API and the workers reach it")
     s3_public_endpoint: str = Field("", description="as a caller's browser reaches it; empty: the same")
