@@ -41,7 +41,7 @@ class _Channel(redis.Channel):  # type: ignore[misc]
     def _brpop_read(self, **options: Any) -> Any:
         """kombu's, which ends the process where an entry of the list is not JSON."""
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except self.connection_errors:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -56,7 +56,7 @@ class DoorbellTransport(redis.Transport):  # type: ignore[misc]
 
     def _deliver(self, _message: Any, queue: str) -> None:
         """Whatever lies in the list means the same: look for work. Nothing of it is decoded, unpacked or believed."""
-        super()._deliver(_doorbell(queue), queue)
+        super()._deliver(_doorbell(queue), queue)  # type: ignore[no-untyped-call]
 
 
 class _Connection(Connection):  # type: ignore[misc]
@@ -81,7 +81,7 @@ def _doorbell(queue: str) -> dict[str, Any]:
 def _tls_options(url: str) -> dict[str, Any] | bool:
     """What kombu needs to speak TLS as redis-py does for the same URL, verification included; False where it does not.
     kombu looks for the scheme in the transport's name, where ours is not, and would verify nothing."""
-    parsed = parse_url(url)
+    parsed = parse_url(url)  # type: ignore[no-untyped-call]
     if parsed.get("connection_class") is not SSLConnection:
         return False
     return {"ssl_cert_reqs": "required", **{name: value for name, value in parsed.items() if name.startswith("ssl_")}}
