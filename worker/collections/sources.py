@@ -19,7 +19,7 @@ from PIL import Image
 
 from shared.errors import InvalidInput, UnreadableImage
 from shared.records.job import JobRecord
-from shared.specs.archives import TABLES, is_skipped, member_name, read_table
+from shared.specs.archives import MAX_TABLE_BYTES, TABLES, is_skipped, member_name, read_table
 from shared.specs.clip import IndexItem
 from shared.storage import ObjectStore
 from worker.engines.collection_access import Loaded
@@ -89,7 +89,8 @@ class Archive:
     def __init__(
         self, objects: ObjectStore, key: str, max_bytes: int, check: Callable[[], None] = lambda: None
     ) -> None:
-        """max_bytes: of one picture, unpacked. `check` is called while the archive comes, and may raise."""
+        """max_bytes: of one picture, unpacked. `check` is called while the archive comes, and may raise. The key's
+        ending says what the API found and checked it to be; the bytes are not asked again, since they may be both."""
         self._file = TemporaryFile()  # noqa: SIM115 (open as long as this is; it has no name, so it goes with the process)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # both libraries read through one file handle
@@ -100,7 +101,7 @@ class Archive:
                 self._file.write(piece)
             self._file.seek(0)
             with _translated():
-                self._open = _Zip(self._file) if zipfile.is_zipfile(self._file) else _Tar(self._file)
+                self._open = _Zip(self._file) if key.endswith(".zip") else _Tar(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -122,7 +123,7 @@ class Archive:
         tables = [name for name in names if name in TABLES]
         metadata: dict[str, dict[str, Any]] = {}
         for table in tables[:1]:
-            metadata, errors = read_table(table, self._read(table, limit=None))
+            metadata, errors = read_table(table, self._read(table, MAX_TABLE_BYTES))
             if errors:
                 raise InvalidInput(f"{table}: {errors[0].file} {errors[0].message}", field="archive")
         return [
@@ -131,14 +132,14 @@ class Archive:
             if name not in TABLES and not is_skipped(name)
         ]
 
-    def _read(self, name: str, limit: int | None) -> bytes:
+    def _read(self, name: str, limit: int) -> bytes:
         with self._lock:
             try:
                 with self._open.member(name) as file:
-                    body = file.read(-1 if limit is None else limit + 1)
+                    body = file.read(limit + 1)
             except NO_ARCHIVE as error:
                 raise UnreadableImage(f"{name} cannot be unpacked: {error}") from None
-        if limit is not None and len(body) > limit:
+        if len(body) > limit:
             raise UnreadableImage(f"{name} has more than {limit} bytes")
         return body
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from shared.errors import InvalidInput, UnreadableImage
 from shared.records.job import JobRecord, JobState
+from shared.specs.archives import MAX_TABLE_BYTES
 from shared.storage import ObjectStore, StoredObject
 from tests.support.archives import tarred, zipped
 from worker.collections.sources import Archive, by_job
@@ -34,8 +35,9 @@ class OneObject:
         return StoredObject(key, len(self.body), "", ""), iter([self.body[:100], self.body[100:]])
 
 
-def opened(body: bytes, max_bytes: int = 10_000) -> Archive:
-    return Archive(cast(ObjectStore, OneObject(body)), "key", max_bytes)
+def opened(body: bytes, max_bytes: int = 10_000, form: str = "") -> Archive:
+    form = form or ("zip" if body.startswith(b"PK") else "tar")
+    return Archive(cast(ObjectStore, OneObject(body)), f"jobs/archive.{form}", max_bytes)
 
 
 def decode(body: bytes, ref: str) -> Image.Image:
@@ -65,6 +67,27 @@ def test_members_by_name_with_their_metadata(pack: Callable[[dict[str, bytes]], 
         assert sources[1].load().image.getpixel((0, 0)) == (0, 0, 255)
         with pytest.raises(UnreadableImage, match=r"text\.png cannot be decoded: it is no PNG"):
             sources[2].load()
+
+
+def test_what_is_tar_and_zip_at_once_is_read_as_the_api_checked_it() -> None:
+    """The API looks at the start of a file, zipfile at its end: nobody has checked the members of the other form."""
+    inner = zipped({"../../evil.png": picture("red"), "metadata.csv": b"\n" * 1_000_000}, zipfile.ZIP_DEFLATED)
+    both = tarred({"good.png": picture("blue")}) + inner
+    assert zipfile.is_zipfile(io.BytesIO(both))
+    with opened(both, form="tar") as archive:
+        assert [source.item for source in archive.pictures(decode)] == ["good.png"]
+    zip_in_front = zipped({"good.png": picture("blue")})
+    with opened(zip_in_front, form="zip") as archive:
+        assert [source.item for source in archive.pictures(decode)] == ["good.png"]
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        opened(zip_in_front, form="tar")
+
+
+@pytest.mark.parametrize("pack", [lambda members: zipped(members, zipfile.ZIP_DEFLATED), tarred])
+def test_a_table_that_grew_since_is_not_unpacked(pack: Callable[[dict[str, bytes]], bytes]) -> None:
+    body = pack({"a.png": picture("red"), "metadata.csv": b"\n" * (MAX_TABLE_BYTES + 1)})
+    with opened(body) as archive, pytest.raises(UnreadableImage, match="more than"):
+        archive.pictures(decode)
 
 
 def test_a_member_larger_than_a_picture_may_be_is_not_unpacked() -> None:
