@@ -6,6 +6,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,22 +92,18 @@ class DreamqueueClient(CollectionCalls):
     def list(self, *, state: str | None = None, kind: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Your jobs, newest first, page by page as you go on; `limit` in all."""
         filters = {name: value for name, value in (("state", state), ("kind", kind)) if value}
-        cursor: dict[str, str] = {}
+        return islice(self._listed({**filters, "limit": min(limit or 100, 200)}), limit)
+
+    def _listed(self, params: dict[str, Any]) -> Iterator[Job]:
         seen: set[str] = set()
-        while True:
-            page = self._transport.json(
-                "GET", "/v1/jobs", params={**filters, **cursor, "limit": min(limit or 100, 200)}
-            )
+        cursor: dict[str, str] | None = {}
+        while cursor is not None:
+            page = self._transport.json("GET", "/v1/jobs", params={**params, **cursor})
             for data in page["jobs"]:
-                if data["id"] in seen:  # jobs given meanwhile shift pages
-                    continue
-                if limit is not None and len(seen) == limit:
-                    return
-                seen.add(data["id"])
-                yield Job(data)
-            if page["next_cursor"] is None or (limit is not None and len(seen) >= limit):
-                return
-            cursor = {"cursor": page["next_cursor"]}
+                if data["id"] not in seen:  # jobs given meanwhile shift pages
+                    seen.add(data["id"])
+                    yield Job(data)
+            cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] is not None else None
 
     def cancel(self, job_id: str) -> Job:
         """Ask for its end. Raises Conflicting when it had ended."""

@@ -90,27 +90,33 @@ def _said(item: Any) -> str:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, Any]]:
+    columns, rows = _csv_cells(text)
+    readers = {column: _reader(row[column] for row in rows) for column in columns if column != "file"}
+    for row in rows:
+        metadata = {column: read(row[column]) for column, read in readers.items() if row[column] != ""}
+        yield member_name(row["file"]), metadata
+
+
+def _csv_cells(text: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns, and every line's cells by them. Raises ValueError."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    if "file" not in (reader.fieldnames or ()):
+    columns = list(reader.fieldnames or ())
+    if "file" not in columns:
         raise ValueError("it has no column `file`")
-    if len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
+    if len(set(columns)) != len(columns):
         raise ValueError("a column is named twice")
     rows = list(reader)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ValueError(f"line {number} has not as many cells as there are columns")
-    readers = {field: _reader(row[field] for row in rows) for field in reader.fieldnames or () if field != "file"}
-    for row in rows:
-        yield member_name(row["file"]), {field: read(row[field]) for field, read in readers.items() if row[field] != ""}
+    return columns, rows
 
 
 def _reader(cells: Iterable[str]) -> Any:
     filled = [cell for cell in cells if cell != ""]
     if filled and all(cell.lower() in BOOLEANS for cell in filled):
         return lambda cell: BOOLEANS[cell.lower()]
-    if filled and all(NUMBER.fullmatch(cell) for cell in filled):
-        return float
-    return str
+    return float if filled and all(NUMBER.fullmatch(cell) for cell in filled) else str
 
 
 def _json_rows(text: str) -> Iterator[tuple[str, Any]]:

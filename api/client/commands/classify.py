@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +37,24 @@ SHOWN = 3  # labels of a picture, in a table
 @json_option
 @connected
 def classify(
-    images: tuple[str, ...], collection: str | None, labels: tuple[str, ...], labels_file: Path | None,
-    templates: tuple[str, ...], wheres: tuple[str, ...], filter_json: str | None, out: Path | None, as_json: bool,
-    client: DreamqueueClient, **options: Any,
-) -> None:  # fmt: skip
+    client: DreamqueueClient,
+    images: tuple[str, ...],
+    collection: str | None,
+    wheres: tuple[str, ...],
+    filter_json: str | None,
+    out: Path | None,
+    as_json: bool,
+    **words: Any,
+) -> None:
     """Say which label fits each picture, with probabilities. IMAGES are files, img_... or JOB/NAME.
 
     \b
     dreamqueue classify cat.png --label cat --label dog
     dreamqueue classify --collection photos --labels-file words.txt --templates imagenet_80 --out labelled
     """
-    if bool(images) == (collection is not None):
-        raise click.UsageError("give IMAGES or --collection")
-    if collection is None and (wheres or filter_json):
-        raise click.UsageError("--where and --filter are for a collection")
-    input_: dict[str, Any] = {"labels": _labels(labels, labels_file)}
-    input_.update({name: value for name, value in options.items() if value is not None})
-    if templates:
-        input_["templates"] = templates[0] if templates[0] in TEMPLATES and len(templates) == 1 else list(templates)
-    if collection is not None:
-        types = client.collection(collection)["fields"] if wheres else {}
-        input_["collection"] = collection
-        input_["filter"] = condition_of(wheres, filter_json, types)
-    else:
-        input_["images"] = [client.upload_image(Path(image)) if Path(image).is_file() else image for image in images]
+    selection = _Selection(images, collection, wheres, filter_json)
+    selection.check()
+    input_ = _words(**words) | selection.input(client)
     job = watched(client, client.submit("classify", {name: value for name, value in input_.items() if value}).id)
     if job.state != "succeeded" or job.result is None:
         raise JobFailed(job)
@@ -69,6 +64,42 @@ def classify(
         _show(job.result, dict(zip(input_.get("images", []), images, strict=True)))
     for path in client.download_all(job, out) if out else []:
         click.echo(f"  {path}", err=True)
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which pictures are classified."""
+
+    images: tuple[str, ...]
+    collection: str | None
+    wheres: tuple[str, ...]
+    filter_json: str | None
+
+    def check(self) -> None:
+        """Raises UsageError for options that contradict each other."""
+        if bool(self.images) == (self.collection is not None):
+            raise click.UsageError("give IMAGES or --collection")
+        if self.collection is None and (self.wheres or self.filter_json):
+            raise click.UsageError("--where and --filter are for a collection")
+
+    def input(self, client: DreamqueueClient) -> dict[str, Any]:
+        """Its part of the job's input; files are uploaded."""
+        if self.collection is None:
+            return {"images": [client.upload_image(Path(ref)) if Path(ref).is_file() else ref for ref in self.images]}
+        types = client.collection(self.collection)["fields"] if self.wheres else {}
+        return {"collection": self.collection, "filter": condition_of(self.wheres, self.filter_json, types)}
+
+
+def _words(
+    labels: tuple[str, ...], labels_file: Path | None, templates: tuple[str, ...], **fields: Any
+) -> dict[str, Any]:
+    """What may be said of a picture, as fields of the job's input. `fields`: input fields by their own names."""
+    is_named = len(templates) == 1 and templates[0] in TEMPLATES
+    return {
+        "labels": _labels(labels, labels_file),
+        "templates": templates[0] if is_named else list(templates),
+        **fields,
+    }
 
 
 def _labels(labels: tuple[str, ...], file: Path | None) -> list[str]:

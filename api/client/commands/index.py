@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from api.client.client import DreamqueueClient
 from api.client.commands.connection import connected, json_option
-from api.client.errors import JobFailed, Missing
+from api.client.errors import Missing
 from api.client.files.packing import MAX_PICTURE_BYTES, Tally, packs_of, pictures_in
 from api.client.files.tables import TableError, read_table
-from api.client.job import Event, Job
+from api.client.job import Job
 from api.client.terminal.show import show_json
+from api.client.terminal.upload_bar import UploadBar
 
 __all__ = ["index", "valid_name"]
 
@@ -40,9 +39,14 @@ URLS = ("http://", "https://")
 @json_option
 @connected
 def index(
-    source: str | None, collection: str | None, model: str | None, table: Path | None, openmoji: bool, as_json: bool,
     client: DreamqueueClient,
-) -> None:  # fmt: skip
+    source: str | None,
+    collection: str | None,
+    model: str | None,
+    table: Path | None,
+    openmoji: bool,
+    as_json: bool,
+) -> None:
     """Put pictures into a collection, so that they can be searched; again, only what is new is looked at.
 
     SOURCE is a folder of PNG, JPEG and WebP files, a .zip or .tar of them, or a picture's address.
@@ -59,31 +63,45 @@ def index(
         if table and kind != "folder":
             raise click.BadParameter("is for a folder; an archive has its table within", param_hint="--metadata")
         name = collection or _default_name(kind, OPENMOJI if openmoji else path.resolve().name)
-        tally = Tally()
-        progress = stack.enter_context(_Bar())
+        upload = _Upload(client, name, model, stack.enter_context(UploadBar()), Tally())
         if kind == "folder":
-            names = _small_enough(path, pictures_in(path), tally)
-            if not names and not tally.failed:
-                raise click.BadParameter("no PNG, JPEG or WebP file in it", param_hint="SOURCE")
-            known = _rows_of(table, set(names))
-            _create(client, name, model)
-            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamqueue-")))
-            progress.expect(len(names))
-            for pack in packs_of(path, names, known, work):
-                progress.say(f"sending {pack.pictures:,}")
-                tally.add(progress.follow(client, client.add_archive(name, pack.path), pack.pictures))
+            upload.send_folder(path, table)
+        elif kind == "archive":
+            upload.send_one(lambda: client.add_archive(name, path))
         else:
-            _create(client, name, model)
-            progress.say("sending")
-            job = client.add_images(name, [source or ""]) if kind == "url" else client.add_archive(name, path)
-            tally.add(progress.follow(client, job, None))
-    rows = client.collection(name)["rows"]
-    if as_json:
-        show_json({"collection": name, "rows": rows, **asdict(tally)})
-    else:
-        _show(name, tally, rows)
-    if tally.seen and tally.failed == tally.seen:
-        click.get_current_context().exit(1)
+            upload.send_one(lambda: client.add_images(name, [source or ""]))
+    _show(name, upload.tally, client.collection(name)["rows"], as_json)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """Pictures on their way into a collection, which is made once there is something to put into it."""
+
+    client: DreamqueueClient
+    collection: str
+    model: str | None
+    bar: UploadBar
+    tally: Tally
+
+    def send_folder(self, folder: Path, table: Path | None) -> None:
+        """All pictures of a folder, an archive at a time."""
+        names = _small_enough(folder, pictures_in(folder), self.tally)
+        if not names and not self.tally.failed:
+            raise click.BadParameter("no PNG, JPEG or WebP file in it", param_hint="SOURCE")
+        known = _rows_of(table, set(names))
+        _create(self.client, self.collection, self.model)
+        self.bar.expect(len(names))
+        with tempfile.TemporaryDirectory(prefix="dreamqueue-") as work:
+            for pack in packs_of(folder, names, known, Path(work)):
+                self.bar.say(f"sending {pack.pictures:,}")
+                job = self.client.add_archive(self.collection, pack.path)
+                self.tally.add(self.bar.follow(self.client, job, pack.pictures))
+
+    def send_one(self, send: Callable[[], Job]) -> None:
+        """One job of nobody knows how many pictures."""
+        _create(self.client, self.collection, self.model)
+        self.bar.say("sending")
+        self.tally.add(self.bar.follow(self.client, send(), None))
 
 
 def valid_name(text: str) -> str:
@@ -160,7 +178,17 @@ def _create(client: DreamqueueClient, name: str, model: str | None) -> None:
         client.create_collection(name, model=model)
 
 
-def _show(name: str, tally: Tally, rows: int) -> None:
+def _show(name: str, tally: Tally, rows: int, as_json: bool) -> None:
+    """What came of it; the exit code says so where nothing but failures did."""
+    if as_json:
+        show_json({"collection": name, "rows": rows, **asdict(tally)})
+    else:
+        _tell(name, tally, rows)
+    if tally.seen and tally.failed == tally.seen:
+        click.get_current_context().exit(1)
+
+
+def _tell(name: str, tally: Tally, rows: int) -> None:
     click.echo(
         f"{name}: {tally.added:,} added, {tally.updated:,} updated, {tally.unchanged:,} unchanged, "
         f"{tally.failed:,} failed; {rows:,} in all"
@@ -175,57 +203,3 @@ def _show(name: str, tally: Tally, rows: int) -> None:
     if rows:
         words = '"a red heart"' if name == OPENMOJI else "WORDS"
         click.echo(f"next: dreamqueue search {words} --collection {name}")
-
-
-class _Bar:
-    """One bar over all archives, on stderr."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=console.is_terminal,
-        )  # fmt: skip
-        self._line = self._progress.add_task("looking", total=None)
-        self._done = 0
-        self._total: int | None = None
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def expect(self, pictures: int) -> None:
-        """How many there are in all."""
-        self._total = pictures
-        self._progress.update(self._line, total=pictures)
-
-    def say(self, what: str) -> None:
-        """What is being done."""
-        self._progress.update(self._line, description=what)
-
-    def follow(self, client: DreamqueueClient, job: Job, pictures: int | None) -> Job:
-        """Watch a job of so many pictures to its end. Raises JobFailed."""
-        self._watch(client.watch(job.id), pictures)
-        ended = client.get(job.id)
-        if ended.state != "succeeded":
-            raise JobFailed(ended)
-        tally = Tally()
-        tally.add(ended)
-        self._done += tally.seen
-        self._progress.update(self._line, completed=self._done)
-        return ended
-
-    def _watch(self, events: Iterable[Event], pictures: int | None) -> None:
-        for event in events:
-            data = event.data
-            if event.type != "progress":
-                self.say(str(data.get("state") or event.type))
-                continue
-            self.say(str(data.get("stage") or "running"))
-            if pictures is not None:
-                self._progress.update(self._line, completed=self._done + (data.get("fraction") or 0.0) * pictures)
-            elif data.get("total"):
-                self._progress.update(self._line, completed=data["step"], total=data["total"])

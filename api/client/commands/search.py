@@ -51,10 +51,15 @@ FIELDS = ("limit", "min_score", "min_cosine", "dedup", "diversity", "cursor")
 @json_option
 @connected
 def search(
-    texts: tuple[str, ...], negatives: tuple[str, ...], images: tuple[str, ...], ids: tuple[str, ...],
-    collection: str | None, wheres: tuple[str, ...], filter_json: str | None, sheet: Path | None, pictures: str,
-    as_json: bool, client: DreamqueueClient, **options: Any,
-) -> None:  # fmt: skip
+    client: DreamqueueClient,
+    collection: str | None,
+    wheres: tuple[str, ...],
+    filter_json: str | None,
+    sheet: Path | None,
+    pictures: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Find pictures by what they show. Every TEXT counts; "2:red" counts twice, "1:16:9" looks for 16:9.
 
     \b
@@ -62,16 +67,15 @@ def search(
     dreamqueue search "2:red" animal --where 'group=animals & nature' --sheet red.png
     dreamqueue search --image sketch.png "0.5:watercolour"
     """
-    try:
-        terms = parse_query(Query(texts, negatives, images, ids))
-    except QueryError as error:
-        raise click.UsageError(str(error)) from None
+    query = Query(*(options[name] for name in ("texts", "negatives", "images", "ids")))
+    terms = _terms(query)
     where = which_collection(client, collection)
-    asked = {name: options[name] for name in FIELDS if options[name] is not None}
     answer = client.search(
-        where["name"], terms=[_uploaded(client, term) for term in terms],
-        filter=condition_of(wheres, filter_json, where["fields"]), **asked,
-    )  # fmt: skip
+        where["name"],
+        terms=[_uploaded(client, term) for term in terms],
+        filter=condition_of(wheres, filter_json, where["fields"]),
+        **{name: options[name] for name in FIELDS if options[name] is not None},
+    )
     if as_json:
         show_json(answer)
     console = console_for_lines()
@@ -81,7 +85,14 @@ def search(
         show_hits(found, renderable, console)
         _say_more(answer)
     if sheet:
-        _draw(_spoken(texts, negatives, images, ids), found, sheet)
+        _draw(_spoken(query), found, sheet)
+
+
+def _terms(query: Query) -> list[dict[str, Any]]:
+    try:
+        return parse_query(query)
+    except QueryError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def which_collection(client: DreamqueueClient, name: str | None) -> dict[str, Any]:
@@ -137,9 +148,9 @@ def _say_more(answer: dict[str, Any]) -> None:
         click.echo(f"more: --cursor {answer['next_cursor']}", err=True)
 
 
-def _spoken(*groups: tuple[str, ...]) -> str:
-    texts, negatives, images, ids = groups
-    return "   ".join([*texts, *(f"not {text}" for text in negatives), *(Path(image).name for image in images), *ids])
+def _spoken(query: Query) -> str:
+    images = (Path(image).name for image in query.images)
+    return "   ".join([*query.texts, *(f"not {text}" for text in query.negatives), *images, *query.ids])
 
 
 def _draw(title: str, found: list[Any], sheet: Path) -> None:

@@ -50,9 +50,15 @@ DIRECT = ("n", "keep", "seed", "model", "iterations", "preview_every")  # option
 @output_option
 @connected
 def submit(
-    kind: str, prompts: tuple[str, ...], json_file: IO[str] | None, job_id: str | None, wait: bool, out: Path | None,
-    output: str, client: DreamqueueClient, **options: Any,
-) -> None:  # fmt: skip
+    client: DreamqueueClient,
+    kind: str,
+    prompts: tuple[str, ...],
+    json_file: IO[str] | None,
+    wait: bool,
+    out: Path | None,
+    output: str,
+    **options: Any,
+) -> None:
     """Give a job and print its id; with --wait or --out, watch it and show what it made.
 
     \b
@@ -62,16 +68,11 @@ def submit(
     dreamqueue submit classify --image cat.png --label cat --label dog --wait
     """
     input_ = {**_from_file(json_file), **_input(kind, prompts, options, client)}
-    fields: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("priority", options["priority"]),
-            ("deadline_s", options["deadline_s"]),
-            ("metadata", _pairs(options["metadata"], "--meta")),
-        )
-        if value
-    }
-    job = client.put(job_id, kind, input_, **fields) if job_id else client.submit(kind, input_, **fields)
+    given = {name: options[name] for name in ("priority", "deadline_s")}
+    given["metadata"] = _pairs(options["metadata"], "--meta")
+    fields = {name: value for name, value in given.items() if value}
+    own_id = options["job_id"]
+    job = client.put(own_id, kind, input_, **fields) if own_id else client.submit(kind, input_, **fields)
     if wait or out:
         finish(client, watched(client, job.id), out, output)
     elif output == "json":

@@ -1,4 +1,8 @@
-"""Metadata tables on a user's disk: CSV, JSON or JSON lines, read as the server reads those in archives."""
+"""Metadata tables on a user's disk: CSV, JSON or JSON lines, read as the server reads those in archives.
+
+The server's reader is shared/specs/archives.py. It is not used here, since the client imports nothing of the server; a
+test holds the two together.
+"""
 
 from __future__ import annotations
 
@@ -56,18 +60,26 @@ def _with_valid_names(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    columns = list(reader.fieldnames or ())
-    if "file" not in columns:
-        raise ValueError("it has no column `file`")
-    rows = list(reader)
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise ValueError(f"line {number} has not as many cells as there are columns")
+    columns, rows = _csv_cells(text)
     readers = {column: _reader(row[column] for row in rows) for column in columns if column != "file"}
     for row in rows:
         metadata = {column: read(row[column]) for column, read in readers.items() if row[column] != ""}
         yield _member(row["file"]), metadata
+
+
+def _csv_cells(text: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns, and every line's cells by them. Raises ValueError."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    columns = list(reader.fieldnames or ())
+    if "file" not in columns:
+        raise ValueError("it has no column `file`")
+    if len(set(columns)) != len(columns):
+        raise ValueError("a column is named twice")
+    rows = list(reader)
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ValueError(f"line {number} has not as many cells as there are columns")
+    return columns, rows
 
 
 def _reader(cells: Iterable[str]) -> Any:

@@ -27,6 +27,7 @@ __all__ = ["console_for_lines", "show_job", "show_json", "show_rows", "watched"]
 
 PIPED_WIDTH = 10_000  # into a pipe or file, no line is folded
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "expired": "yellow", "running": "cyan"}
+FOUND = ("scores", "order", "classifications")  # fields of a result that say something about given pictures
 
 
 def show_json(value: Any) -> None:
@@ -61,25 +62,33 @@ def _cell(value: Any) -> str:
 
 def show_job(job: Job, saved: list[Path] | None = None) -> None:
     """State, what went wrong, what was made and where it was saved."""
+    saved = saved or []
+    _show_state(job)
+    if job.images:
+        _show_images(job, saved)
+    found = {name: value for name, value in (job.result or {}).items() if name in FOUND}
+    if found:
+        show_json(found)
+    for path in saved:
+        if not any(path.name.endswith(image["name"]) for image in job.images):
+            click.echo(f"  {path}")
+
+
+def _show_state(job: Job) -> None:
     console = Console(highlight=False)
     console.print(f"{job.id}  {job.kind}  [{COLOURS.get(job.state, 'default')}]{job.state}[/]", soft_wrap=True)
     if job.state == "queued" and job.data["position"] is not None:
         console.print(f"  {job.data['position']} before it{_eta(job.data['eta_s'])}")
     if job.error:
         console.print(f"  {job.error['code']}: {job.error['message']}", style="red", markup=False)
-    if job.images:
-        places = {path.name.partition("-")[2]: str(path) for path in saved or []}
-        rows = [{"rank": rank, "file": places.get(image["name"]) or image["url"], **image}
-                for rank, image in enumerate(job.images, 1)]  # fmt: skip
-        show_rows(rows, ["rank", "score", "seed", "prompt", "file"])
-    others = {
-        name: value for name, value in (job.result or {}).items() if name in ("scores", "order", "classifications")
-    }
-    if others:
-        show_json(others)
-    for path in saved or []:
-        if not any(path.name.endswith(image["name"]) for image in job.images):
-            click.echo(f"  {path}")
+
+
+def _show_images(job: Job, saved: list[Path]) -> None:
+    places = {path.name.partition("-")[2]: str(path) for path in saved}
+    rows = []
+    for rank, image in enumerate(job.images, 1):
+        rows.append({"rank": rank, "file": places.get(image["name"]) or image["url"], **image})
+    show_rows(rows, ["rank", "score", "seed", "prompt", "file"])
 
 
 def watched(client: DreamqueueClient, job_id: str) -> Job:

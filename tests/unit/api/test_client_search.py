@@ -130,8 +130,20 @@ def test_tables_of_every_form_say_the_same(tmp_path: Path) -> None:
     assert [read_table(tmp_path / f"t.{form}") for form in ("csv", "json", "jsonl")] == [ROWS] * 3
 
 
-def test_a_csv_is_read_as_the_server_reads_it(tmp_path: Path) -> None:
-    text = CSV.replace("Shot at", "shot_at").replace("Stars", "stars").replace("Sold", "sold").replace("Code", "code")
+@pytest.mark.parametrize(
+    "text",
+    [
+        CSV.lower(),
+        "file,v\na,1\nb,two\n",
+        "file,v\na,nan\nb,+1\n",
+        "file,v\na,-0.5\nb,1e2\n",
+        f"file,v\na,{'1' * 17}\nb,1\n",
+        "file,v,w\na,TRUE,\nb,,false\n",
+        "file,v\na,true\nb,1\n",
+    ],
+)
+def test_a_csv_is_read_as_the_server_reads_it(tmp_path: Path, text: str) -> None:
+    text = text.replace("shot at", "shot_at")
     (tmp_path / "t.csv").write_text(text)
     theirs, errors = read_table_of_the_server("metadata.csv", text.encode())
     assert not errors
@@ -143,6 +155,7 @@ def test_a_csv_is_read_as_the_server_reads_it(tmp_path: Path) -> None:
     [
         ("t.csv", "name\nx\n"),
         ("t.csv", "file,a\nx.png\n"),
+        ("t.csv", "file,a,a\nx.png,1,2\n"),
         ("t.csv", "file,1st\nx.png,1\n"),
         ("t.csv", "file,A b,a-b\nx.png,1,2\n"),
         ("t.csv", "file,a\nx.png,1\nx.png,2\n"),
