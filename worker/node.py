@@ -96,7 +96,7 @@ class WorkerNode:
             auditor.thread,
             self._watchdog.thread, self._spool.thread, self._claim_gate.thread, self._recycler.thread,
         ]  # fmt: skip
-        if self._collections and self._collections.is_open:
+        if self._collections and self._collections.tables.is_open:
             from worker.maintenance.index_compactor import IndexCompactor
 
             self._threads.append(IndexCompactor(self._collections, settings).thread)
@@ -139,8 +139,8 @@ class WorkerNode:
         for engine in dict.fromkeys(self._engines.values()):
             models.update((model.id, model) for model in engine.load())
         self._models = list(models.values())
-        if self._collections and self._collections.is_open:
-            self._collections.prepare(is_searched="search" in self._kinds)
+        if self._collections and self._collections.tables.is_open:
+            self._collections.tables.prepare(is_searched="search" in self._kinds)
 
     def start(self) -> None:
         """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""

@@ -411,8 +411,8 @@ def test_the_index_is_compacted_and_dropped_from(
         access = CollectionAccess(store, objects, Inputs(store, objects, own, threads), own)
         compactor = IndexCompactor(access, own)
         assert compactor.compact(-1) >= 1
-        assert access.table(record).count() == record.rows
-        held = access.caches.of(record.table, access.table(record), record.columns, record.changes)
+        assert access.tables.of(record).count() == record.rows
+        held = access.caches.of(record.table, access.tables.of(record), record.columns, record.changes)
         assert held is not None
         assert held.rows == record.rows
         assert access.staleness_s() == 0
@@ -420,10 +420,10 @@ def test_the_index_is_compacted_and_dropped_from(
         eventually(lambda: access.staleness_s() > 0, what="a change that is not taken in")
         assert len(list(folder.iterdir())) != scattered  # one file was made of them; the old ones go after an hour
         collections.delete(tenant, "c")
-        assert record.table in access.database.tables()
+        assert record.table in access.tables.database.tables()
         assert compactor.drop(3_600) == 0
         assert compactor.drop(-1) >= 1
-        assert record.table not in access.database.tables()
+        assert record.table not in access.tables.database.tables()
         assert record.table not in collections.dropped(-1)
 
 

@@ -1,4 +1,4 @@
-"""What an engine may do with its tenant's collections and pictures; worker/collections/access.py has the real ones."""
+"""What an engine may do with its tenant's collections and pictures; worker/collections/ has the real ones."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class IndexCompactor:
         count = 0
         for table in self._access.collections.dropped(older_than_s):
             try:
-                self._access.database.drop(table)
+                self._access.tables.database.drop(table)
             except VectorsUnavailable as error:
                 log.warning("table not dropped", table=table, error=error.message)
                 continue
@@ -63,7 +63,7 @@ class IndexCompactor:
         while collection := self._access.collections.take_due(rest_s):
             try:
                 if collection.width:
-                    self._access.table(collection).optimize(is_large=collection.rows > self._large_rows)
+                    self._access.tables.of(collection).optimize(is_large=collection.rows > self._large_rows)
                     INDEX_COMPACTIONS.inc()
                     count += 1
             except VectorsUnavailable as error:
