@@ -18,7 +18,7 @@ from deploy.local.servers import free_port
 from deploy.local.stack import Stack, StackOptions
 from tests.benchmarks.report import Report
 from worker.checkpoints.registry import ModelRegistry
-from worker.training.commands import DATA
+from worker.training.commands.group import DATA
 from worker.training.data.pictures import build
 from worker.training.evaluation.measure import FIGURES
 from worker.training.evaluation.report import open_models

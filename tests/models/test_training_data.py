@@ -53,3 +53,27 @@ def test_the_held_out_design_is_no_training_set() -> None:
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=HELD_OUT):
         Pictures.held_out(tmp_path)
+
+
+def test_things_are_named_as_people_say_them(tmp_path: Path) -> None:
+    apple = {"hexcode": "1F34E", "emoji": "🍎", "label": "Red Apple", "tags": ["fruit", "red apple"], "group": 4}
+    key = {"hexcode": "0023-FE0F-20E3", "emoji": "#️⃣", "label": "keycap: #", "tags": [], "group": 8}
+    left_out = [
+        {"hexcode": "1F44B-1F3FB", "emoji": "👋🏻", "label": "waving hand: light skin tone", "group": 1},
+        {"hexcode": "1F1E6", "emoji": "🇦", "label": "regional indicator A"},
+        {"hexcode": "1F3FB", "emoji": "🏻", "label": "light tone", "group": 2},
+    ]
+    tables = {
+        "emojibase-data/en/data.json": [apple, *left_out, key],
+        "emojibase-data/en/shortcodes/cldr.json": {"1F34E": "red_apple"},
+        "emojibase-data/en/shortcodes/github.json": {"1F34E": "apple"},
+        "emojibase-data/en/shortcodes/joypixels.json": {"1F34E": ["apple", "malus-domestica", ":("]},
+        "emojilib/dist/emoji-en-US.json": {"🍎": ["fruit", "school"], "#⃣": ["symbol"]},
+    }
+    for name, table in tables.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(table), encoding="utf-8")
+    assert emoji.read_things(tmp_path) == {
+        "1F34E": emoji.Thing("1F34E", "red apple", ("apple", "malus domestica"), ("fruit", "school"), 4),
+        "0023-20E3": emoji.Thing("0023-20E3", "keycap #", (), ("symbol",), 8),
+    }

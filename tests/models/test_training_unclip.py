@@ -18,7 +18,7 @@ from worker.models.vqgan.vqgan import VQGAN
 from worker.training.data.pictures import Pictures
 from worker.training.evaluation.generate import Models, draw_unclip
 from worker.training.export import export_models
-from worker.training.loop import CURVES, Budget
+from worker.training.loop import CURVES, Budget, Plan
 from worker.training.recipes.unclip import UnclipRecipe, UnclipTrainer, latent_error, train_unclip
 from worker.training.recipes.vectors import Frozen, caption_rows
 
@@ -67,8 +67,8 @@ def test_a_run_is_saved_and_goes_on(
     monkeypatch.setattr(Pictures, "held_out", classmethod(lambda _cls, _folder: pictures))
 
     def train(steps: int, resume: bool) -> Unclip:
-        budget = Budget(steps=steps)
-        return train_unclip(tmp_path, tmp_path / "out", frozen, RECIPE, budget, torch.device("cpu"), resume)
+        plan = Plan(tmp_path, tmp_path / "out", Budget(steps=steps), torch.device("cpu"), resume)
+        return train_unclip(plan, frozen, RECIPE)
 
     train(3, resume=False)
     model = train(6, resume=True)

@@ -32,6 +32,17 @@ class Budget:
             raise TrainingError("give --minutes or --steps")
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every stage is told: where it reads and writes, for how long, and on what it runs."""
+
+    data: Path
+    out: Path
+    budget: Budget
+    device: torch.device
+    resume: bool = False  # go on from the checkpoint in `out`
+
+
 class Run:
     """One stage's run in its output folder."""
 

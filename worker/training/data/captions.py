@@ -79,14 +79,7 @@ def write_captions(row: Row, count: int, rng: np.random.Generator, colour: str |
 
 
 def _caption(row: Row, rng: np.random.Generator, colour: str | None, styles: bool) -> str:
-    draw = rng.random()
-    core = row.name
-    if draw < 0.22 and row.aliases:
-        core = str(rng.choice(row.aliases))
-    elif draw < 0.30 and row.keywords:
-        core = str(rng.choice(row.keywords))
-    elif draw < 0.38 and row.keywords and not is_sentence(core):
-        core = f"{row.name} {rng.choice(row.keywords)}"
+    core = _core(row, rng)
     if is_sentence(core):
         return core
     if colour and not has_colour(core) and rng.random() < 0.3:
@@ -95,6 +88,18 @@ def _caption(row: Row, rng: np.random.Generator, colour: str | None, styles: boo
     if styles and rng.random() < 0.2:
         text = f"{text}, {STYLES.get(row.design, row.design)}"
     return re.sub(r"\ba (?=[aeio])", "an ", text)
+
+
+def _core(row: Row, rng: np.random.Generator) -> str:
+    """What a caption calls the thing: its name most often, else another name, a keyword, or name and keyword."""
+    draw = rng.random()
+    if draw < 0.22 and row.aliases:
+        return str(rng.choice(row.aliases))
+    if draw < 0.30 and row.keywords:
+        return str(rng.choice(row.keywords))
+    if draw < 0.38 and row.keywords and not is_sentence(row.name):
+        return f"{row.name} {rng.choice(row.keywords)}"
+    return row.name
 
 
 def train_tokenizer(rows: Sequence[Row], size: int = 4096) -> Tokenizer:

@@ -69,23 +69,25 @@ def read_things(base: Path) -> dict[str, Thing]:
     shortcodes = [_json(english / "shortcodes" / f"{name}.json") for name in ("cldr", "github", "joypixels")]
     library = _json(base / "emojilib" / "dist" / "emoji-en-US.json")
     words = {_plain(symbol): values for symbol, values in library.items()}
-    things: dict[str, Thing] = {}
-    for row in rows:
-        label = str(row["label"]).lower()
-        if _TONE_OR_FLAG.search(label) or row.get("group") in (None, *_TEXT_GROUPS):
-            continue
-        code = bare(row["hexcode"])
-        name = label.replace("keycap: ", "keycap ")
-        aliases = _spoken(value for table in shortcodes for value in _list(table.get(row["hexcode"])))
-        keywords = _spoken([*row.get("tags", []), *words.get(_plain(row["emoji"]), [])])
-        things[code] = Thing(
-            code,
-            name,
-            tuple(dict.fromkeys(a for a in aliases if a != name)),
-            tuple(dict.fromkeys(k for k in keywords if k != name)),
-            row["group"],
-        )
-    return things
+    found = [_thing(row, shortcodes, words) for row in rows if _is_wanted(row)]
+    return {thing.code: thing for thing in found}
+
+
+def _is_wanted(row: dict[str, Any]) -> bool:
+    return row.get("group") not in (None, *_TEXT_GROUPS) and not _TONE_OR_FLAG.search(str(row["label"]).lower())
+
+
+def _thing(row: dict[str, Any], shortcodes: list[dict[str, Any]], words: dict[str, list[str]]) -> Thing:
+    """Of a row of emojibase; `words`: emojilib's, by symbol."""
+    name = str(row["label"]).lower().replace("keycap: ", "keycap ")
+    aliases = _spoken(value for table in shortcodes for value in _list(table.get(row["hexcode"])))
+    keywords = _spoken([*row.get("tags", []), *words.get(_plain(row["emoji"]), [])])
+    return Thing(bare(row["hexcode"]), name, _others(aliases, name), _others(keywords, name), row["group"])
+
+
+def _others(words: list[str], name: str) -> tuple[str, ...]:
+    """Each once, and not the name again."""
+    return tuple(word for word in dict.fromkeys(words) if word != name)
 
 
 def name_index(base: Path, things: dict[str, Thing]) -> dict[str, str]:

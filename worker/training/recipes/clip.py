@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from worker.training.data.augment import Augmentation, augment
 from worker.training.data.captions import caption_table, has_colour, write_captions
 from worker.training.data.pictures import Pictures
 from worker.training.evaluation.measure import clip_figures
-from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mixed, set_rate
+from worker.training.loop import Average, Plan, Run, adam, decayed_groups, mixed, set_rate
 
 MAX_LOG_SCALE = math.log(100.0)
 
@@ -189,20 +188,12 @@ class ClipTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def train_clip(
-    data: Path,
-    out: Path,
-    tokenizer: CaptionTokenizer,
-    recipe: ClipRecipe,
-    budget: Budget,
-    device: torch.device,
-    resume: bool,
-) -> Clip:
-    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
-    trainer = ClipTrainer(recipe, Pictures.training(data), tokenizer, device)
-    held_out = Pictures.held_out(data)  # measured, never trained on
-    run = Run(out, budget)
-    state = run.resume() if resume else None
+def train_clip(plan: Plan, tokenizer: CaptionTokenizer, recipe: ClipRecipe) -> Clip:
+    """The whole stage; the averaged model is saved in `plan.out` every few minutes and at the end."""
+    trainer = ClipTrainer(recipe, Pictures.training(plan.data), tokenizer, plan.device)
+    held_out = Pictures.held_out(plan.data)  # measured, never trained on
+    run = Run(plan.out, plan.budget)
+    state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
     model = trainer.average.target
@@ -212,9 +203,9 @@ def train_clip(
             run.log(loss=float(loss), scale=trainer.clip.logit_scale)
         if run.due():
             run.save(trainer.state())
-            save_model(model, out)  # type: ignore[arg-type]
+            save_model(model, plan.out)  # type: ignore[arg-type]
             run.log(**clip_figures(model, held_out))  # type: ignore[arg-type]
-    save_model(model, out)  # type: ignore[arg-type]
+    save_model(model, plan.out)  # type: ignore[arg-type]
     run.save(trainer.state())
     run.log(**clip_figures(model, held_out))  # type: ignore[arg-type]
     return model  # type: ignore[return-value]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from worker.models.vqgan.vqgan import VQGAN
 from worker.training.data.augment import turn_hue
 from worker.training.data.captions import caption_table, colour_word, has_colour, is_sentence, write_captions
 from worker.training.data.pictures import Pictures, Row
-from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mixed, set_rate
+from worker.training.loop import Average, Plan, Run, adam, decayed_groups, mixed, set_rate
 
 HUES = (math.pi / 3, 2 * math.pi / 3, math.pi, -2 * math.pi / 3, -math.pi / 3)  # turns of recoloured versions
 
@@ -227,20 +226,19 @@ def held_out_loss(dalle: Dalle, text: Tensor, codes: Tensor) -> float:
 
 
 def train_dalle(
-    data: Path, out: Path, vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe, budget: Budget,
-    device: torch.device, resume: bool, compiled: bool = False,
-) -> Dalle:  # fmt: skip
-    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
-    vqgan = vqgan.to(device)
-    trainer = DalleTrainer(recipe, Pictures.training(data), vqgan, tokenizer, device)
+    plan: Plan, vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe, compiled: bool = False
+) -> Dalle:
+    """The whole stage; the averaged model is saved in `plan.out` every few minutes and at the end."""
+    vqgan = vqgan.to(plan.device)
+    trainer = DalleTrainer(recipe, Pictures.training(plan.data), vqgan, tokenizer, plan.device)
     if compiled:
         trainer.network = torch.compile(trainer.dalle)
-    held_out = Pictures.held_out(data)  # measured, never trained on
-    codes = encode_all(vqgan, held_out.images.to(device).float() / 255.0).long()
+    held_out = Pictures.held_out(plan.data)  # measured, never trained on
+    codes = encode_all(vqgan, held_out.images.to(plan.device).float() / 255.0).long()
     names = [row.name for row in held_out.rows]
-    text = tokenizer.encode(names, recipe.config.text_length, framed=False).ids.to(device)
-    run = Run(out, budget)
-    state = run.resume() if resume else None
+    text = tokenizer.encode(names, recipe.config.text_length, framed=False).ids.to(plan.device)
+    run = Run(plan.out, plan.budget)
+    state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
     model: Dalle = trainer.average.target  # type: ignore[assignment]
@@ -250,9 +248,9 @@ def train_dalle(
             run.log(loss=float(loss))
         if run.due():
             run.save(trainer.state())
-            save_model(model, out)
+            save_model(model, plan.out)
             run.log(heldout_loss=held_out_loss(model, text, codes))
-    save_model(model, out)
+    save_model(model, plan.out)
     run.save(trainer.state())
     run.log(heldout_loss=held_out_loss(model, text, codes))
     return model

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from worker.models.unclip.sampler import check_fit, picture_vectors, prior_sampl
 from worker.models.unclip.unclip import Unclip, UnclipConfig
 from worker.training.data.captions import colour_word, write_captions
 from worker.training.data.pictures import Pictures
-from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mixed, set_rate
+from worker.training.loop import Average, Plan, Run, adam, decayed_groups, mixed, set_rate
 from worker.training.recipes.dalle import encode_all, only, recoloured
 from worker.training.recipes.vectors import Frozen, VectorBank, bank_of, caption_rows, picture_rows
 
@@ -209,16 +208,14 @@ class HeldOut:
         return {"heldout_decoder_loss": float(loss), "heldout_prior_cosine": float(cosine)}
 
 
-def train_unclip(
-    data: Path, out: Path, frozen: Frozen, recipe: UnclipRecipe, budget: Budget, device: torch.device, resume: bool
-) -> Unclip:
-    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
+def train_unclip(plan: Plan, frozen: Frozen, recipe: UnclipRecipe) -> Unclip:
+    """The whole stage; the averaged model is saved in `plan.out` every few minutes and at the end."""
     for part in (frozen.clip, frozen.vqgan):
-        part.to(device).to(memory_format=torch.channels_last)
-    trainer = UnclipTrainer(recipe, Pictures.training(data), frozen, device)
-    held_out = HeldOut(Pictures.held_out(data), trainer)
-    run = Run(out, budget)
-    state = run.resume() if resume else None
+        part.to(plan.device).to(memory_format=torch.channels_last)
+    trainer = UnclipTrainer(recipe, Pictures.training(plan.data), frozen, plan.device)
+    held_out = HeldOut(Pictures.held_out(plan.data), trainer)
+    run = Run(plan.out, plan.budget)
+    state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
     model: Unclip = trainer.average.target  # type: ignore[assignment]
@@ -228,9 +225,9 @@ def train_unclip(
             run.log(decoder_loss=float(decoder), prior_loss=float(prior))
         if run.due():
             run.save(trainer.state())
-            save_model(model, out)
+            save_model(model, plan.out)
             run.log(**held_out.figures(model))
-    save_model(model, out)
+    save_model(model, plan.out)
     run.save(trainer.state())
     run.log(**held_out.figures(model))
     return model

@@ -7,7 +7,6 @@ codebook, which then starts from encoded pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 from worker.training.data.augment import Augmentation, augment
 from worker.training.data.pictures import Pictures
 from worker.training.evaluation.measure import vqgan_figures
-from worker.training.loop import Average, Budget, Run, adam, decayed_groups, mixed, set_rate
+from worker.training.loop import Average, Plan, Run, adam, decayed_groups, mixed, set_rate
 from worker.training.recipes.adversary import CodebookStatistics, Discriminator, Perceptual, hinge
 
 EMOJI = VQGANConfig(
@@ -166,14 +165,12 @@ class VQGANTrainer:
         self.taken = state["taken"]
 
 
-def train_vqgan(
-    data: Path, out: Path, clip: Clip | None, recipe: VQGANRecipe, budget: Budget, device: torch.device, resume: bool
-) -> VQGAN:
-    """The whole stage; the averaged model is saved in `out` every few minutes and at the end."""
-    trainer = VQGANTrainer(recipe, Pictures.training(data), clip, device)
-    held_out = Pictures.held_out(data)  # measured, never trained on
-    run = Run(out, budget)
-    state = run.resume() if resume else None
+def train_vqgan(plan: Plan, clip: Clip | None, recipe: VQGANRecipe) -> VQGAN:
+    """The whole stage; the averaged model is saved in `plan.out` every few minutes and at the end."""
+    trainer = VQGANTrainer(recipe, Pictures.training(plan.data), clip, plan.device)
+    held_out = Pictures.held_out(plan.data)  # measured, never trained on
+    run = Run(plan.out, plan.budget)
+    state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
     model: VQGAN = trainer.average.target  # type: ignore[assignment]
@@ -183,9 +180,9 @@ def train_vqgan(
             run.log(**{name: float(value) for name, value in losses.items()})
         if run.due():
             run.save(trainer.state())
-            save_model(model, out)
+            save_model(model, plan.out)
             run.log(**vqgan_figures(model, held_out))
-    save_model(model, out)
+    save_model(model, plan.out)
     run.save(trainer.state())
     run.log(**vqgan_figures(model, held_out))
     return model
