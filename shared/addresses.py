@@ -28,12 +28,16 @@ def why_not_fetched(url: str, allowed_hosts: str) -> str:
         return "an address with a user's name or password is not fetched"
     if port is not None and port not in PORTS and port <= WELL_KNOWN:
         return f"port {port} is not fetched from: only 80, 443 and those above {WELL_KNOWN}"
-    if host in {name.strip().lower() for name in allowed_hosts.split(",")}:
-        return ""
+    is_allowed = host in {name.strip().lower() for name in allowed_hosts.split(",")}
+    return "" if is_allowed or not _is_seen_private(host) else "its address is not a public one"
+
+
+def _is_seen_private(host: str) -> bool:
+    """Whether the name alone, unresolved, says that this host is not a public one."""
     if host == "localhost" or host.endswith(".localhost"):
-        return "its address is not a public one"
+        return True
     address = _literal(host)
-    return "its address is not a public one" if address is not None and not is_public(address) else ""
+    return address is not None and not is_public(address)
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -70,18 +70,34 @@ def run_demo(url: str, api_key: str, out: Path) -> None:
         for one in watched:
             one.shots = _downloaded(client, one, out / "demo")
         _classify(client, [shot for one in watched for shot in one.shots])
-    by_prompt = {prompt: [one for one in watched if one.prompt == prompt] for prompt in PROMPTS}
-    for prompt, made in by_prompt.items():
-        console.print(_table(prompt, made))
+    _show(console, watched)
     sheet = out / "demo.png"
-    columns = [heading for kind, input_ in INPUTS.items() for heading in _headings(kind, input_.get("n", 1))]
-    rows = [Row(prompt, [_tile(shot) for one in made for shot in one.shots]) for prompt, made in by_prompt.items()]
-    draw_contact_sheet(rows, columns, sheet)
+    _draw(watched, sheet)
+    took_s = time.monotonic() - started
+    console.print(f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {took_s:.0f} s")
+
+
+def _show(console: Console, watched: list[_Watched]) -> None:
+    """A table per prompt, and how many pictures were taken for what they should show."""
+    for prompt in PROMPTS:
+        console.print(_table(prompt, _made_of(prompt, watched)))
     right = sum(shot.label == one.prompt for one in watched for shot in one.shots)
     total = sum(len(one.shots) for one in watched)
     console.print(f"\nclassified as prompted, {len(PROMPTS) + len(DECOYS)} names to choose from: {right} of {total}")
-    took_s = time.monotonic() - started
-    console.print(f"contact sheet: [bold]{sheet}[/bold]   pictures: {out / 'demo'}   {took_s:.0f} s")
+
+
+def _draw(watched: list[_Watched], sheet: Path) -> None:
+    """A row per prompt."""
+    columns = [heading for kind, input_ in INPUTS.items() for heading in _headings(kind, input_.get("n", 1))]
+    rows = []
+    for prompt in PROMPTS:
+        tiles = [_tile(shot) for one in _made_of(prompt, watched) for shot in one.shots]
+        rows.append(Row(prompt, tiles))
+    draw_contact_sheet(rows, columns, sheet)
+
+
+def _made_of(prompt: str, watched: list[_Watched]) -> list[_Watched]:
+    return [one for one in watched if one.prompt == prompt]
 
 
 def _headings(kind: str, candidates: int) -> list[str]:

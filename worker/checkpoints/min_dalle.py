@@ -100,6 +100,12 @@ def read_table(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         raise BadRegistry(f"cannot read weights {path}: {error}") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise BadRegistry(f"{path} holds no table of weights")
+    _check(path, tensors, manifest)
+    return dict(tensors)
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
+    """Raises KeyMismatch for other names or shapes than the manifest's, or numbers that are none."""
     theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in manifest.keys() | theirs.keys() if manifest.get(name) != theirs.get(name))
     if wrong:
@@ -108,7 +114,6 @@ def read_table(path: Path, manifest: Manifest) -> dict[str, Tensor]:
     broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if broken:
         raise KeyMismatch(f"{path}: {broken[:5]} hold numbers that are no numbers")
-    return dict(tensors)
 
 
 def _is_finite(tensor: Tensor) -> bool:

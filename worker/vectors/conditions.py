@@ -94,8 +94,7 @@ def plan(filter_: AnyFilter | None, columns: Columns) -> Node:
 def _condition(condition: Condition, column: Column | None) -> Node:
     parts: list[Node] = []
     if condition.exists is not None:
-        present: Node = Some(()) if column is None else Present(condition.field, column)
-        parts.append(present if condition.exists else Complement(present))
+        parts.append(_existing(condition, column))
     if condition.eq is not None:
         parts.append(_one_of(condition.field, column, [condition.eq]))
     if condition.ne is not None:
@@ -103,10 +102,20 @@ def _condition(condition: Condition, column: Column | None) -> Node:
     if condition.in_ is not None:
         parts.append(_one_of(condition.field, column, condition.in_))
     if condition.is_by_size:
-        by_size = column is not None and column.type == "number"
-        bounds = (condition.gt, condition.gte, condition.lt, condition.lte)
-        parts.append(Between(condition.field, column, *map(_number, bounds)) if column and by_size else Some(()))
+        parts.append(_sized(condition, column))
     return parts[0] if len(parts) == 1 else Every(tuple(parts))
+
+
+def _existing(condition: Condition, column: Column | None) -> Node:
+    present: Node = Some(()) if column is None else Present(condition.field, column)
+    return present if condition.exists else Complement(present)
+
+
+def _sized(condition: Condition, column: Column | None) -> Node:
+    if column is None or column.type != "number":
+        return Some(())
+    bounds = (condition.gt, condition.gte, condition.lt, condition.lte)
+    return Between(condition.field, column, *map(_number, bounds))
 
 
 def _one_of(name: str, column: Column | None, values: list[str | bool | float]) -> Node:
@@ -192,10 +201,7 @@ def as_mask(node: Node, columns: Mapping[str, Texts | Numbers], rows: int) -> Ma
             numbers = columns.get(name)
             return _between(node, numbers.values) if isinstance(numbers, Numbers) else np.zeros(rows, bool)
         case Present(name):
-            column = columns.get(name)
-            if column is None:
-                return np.zeros(rows, bool)
-            return column.codes >= 0 if isinstance(column, Texts) else ~np.isnan(column.values)
+            return _filled(columns.get(name), rows)
         case Complement(part):
             return ~as_mask(part, columns, rows)
         case Every(parts):
@@ -208,6 +214,12 @@ def as_mask(node: Node, columns: Mapping[str, Texts | Numbers], rows: int) -> Ma
             for part in parts:
                 mask |= as_mask(part, columns, rows)
             return mask
+
+
+def _filled(column: Texts | Numbers | None, rows: int) -> Mask:
+    if column is None:
+        return np.zeros(rows, bool)
+    return column.codes >= 0 if isinstance(column, Texts) else ~np.isnan(column.values)
 
 
 def _equal(column: Texts | Numbers | None, values: tuple[str | bool | float, ...], rows: int) -> Mask:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.errors import InvalidInput
 from shared.specs.filters import AnyFilter
 from worker.vectors.conditions import Columns, Mask
-from worker.vectors.index import Metadata, Vectors, VectorTable
+from worker.vectors.index import Found, Metadata, Vectors, VectorTable
 from worker.vectors.memory.cursors import Place, digest_of, place_in, text_of
 from worker.vectors.memory.products import cosines_with, log_mean_exp
 from worker.vectors.memory.snapshot import Snapshot
@@ -46,6 +46,11 @@ class Question:
     diversity: float = 0.0  # 0: by cosine; 1: each as far as possible from those before it
     scale: float | None = None  # the model's logit scale: with it a page tells the background
     asked: str = ""
+
+    @property
+    def place(self) -> Place | None:
+        """Where the page before ended; None for the first one. Raises InvalidInput for a cursor of another question."""
+        return place_in(self.cursor, self.digest) if self.cursor else None
 
     @property
     def digest(self) -> bytes:
@@ -118,30 +123,47 @@ def _cosines(
 def rank_table(table: VectorTable, columns: Columns, question: Question, sample: Vectors | None = None) -> Page:
     """From what the index finds, which may miss a row now and then. `sample`: (M, D) vectors of rows of the table, from
     which the background is guessed; the best candidates' own part in it is exact."""
-    place = place_in(question.cursor, question.digest) if question.cursor else None
+    is_first_page = question.place is None  # a bad cursor is refused before anything is asked
     rows = table.count()
     matching = rows if question.filter_ is None else table.count(question.filter_, columns)
     wanted = _needed(question)
-    while True:
-        found = table.search(question.query, wanted, columns, question.filter_)
-        ids = np.array([one.row.id for one in found], object)
-        vectors = np.stack([one.row.vector for one in found]) if found else np.zeros((0, table.width), np.float32)
-        cosines = cosines_with(vectors, question.query)  # an index may tell less exact ones
-        pool = _Pool(cosines, ids, lambda at, vectors=vectors: vectors[at])  # type: ignore[misc]
-        chosen, more = _choose(pool, question)
-        is_low = question.min_cosine is not None and bool((cosines < question.min_cosine).any())
-        is_all = len(found) < wanted or wanted >= MAX_FROM_TABLE or is_low
-        if is_all or (len(chosen) == question.limit and (more or place is None)):
-            break
+    best = _candidates(table, columns, question, wanted)
+    while not best.is_all and (len(best.chosen) < question.limit or not (best.more or is_first_page)):
         wanted = min(wanted * 4, MAX_FROM_TABLE)
-    hits = [
-        Hit(row.id, float(cosines[at]), row.metadata, row.added_at_ms) for at in chosen for row in [found[int(at)].row]
-    ]
-    more = more or (not is_all and len(hits) == question.limit)
+        best = _candidates(table, columns, question, wanted)
+    hits = best.hits()
+    more = best.more or (not best.is_all and len(hits) == question.limit)
     background = None
     if question.scale is not None:
-        background = _guessed_background(cosines, sample, question, rows)
+        background = _guessed_background(best.cosines, sample, question, rows)
     return Page(hits, matching, rows, _next(hits, question, more), background)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What an index found, and which of it is this page's."""
+
+    found: list[Found]
+    cosines: Vectors  # (M,), of `found`
+    chosen: Ints  # positions in `found`, best first
+    more: bool  # there are others behind the chosen ones
+    is_all: bool  # asking for more candidates would find no further hit
+
+    def hits(self) -> list[Hit]:
+        """The chosen ones, best first."""
+        rows = [(self.found[int(at)].row, float(self.cosines[at])) for at in self.chosen]
+        return [Hit(row.id, cosine, row.metadata, row.added_at_ms) for row, cosine in rows]
+
+
+def _candidates(table: VectorTable, columns: Columns, question: Question, wanted: int) -> _Candidates:
+    found = table.search(question.query, wanted, columns, question.filter_)
+    vectors = np.stack([one.row.vector for one in found]) if found else np.zeros((0, table.width), np.float32)
+    cosines = cosines_with(vectors, question.query)  # an index may tell less exact ones
+    ids = np.array([one.row.id for one in found], object)
+    chosen, more = _choose(_Pool(cosines, ids, lambda at: vectors[at]), question)
+    is_low = question.min_cosine is not None and bool((cosines < question.min_cosine).any())
+    is_all = len(found) < wanted or wanted >= MAX_FROM_TABLE or is_low
+    return _Candidates(found, cosines, chosen, more, is_all)
 
 
 def _needed(question: Question) -> int:
@@ -164,7 +186,7 @@ def _guessed_background(top: Vectors, sample: Vectors | None, question: Question
 
 def _choose(pool: _Pool, question: Question) -> tuple[Ints, bool]:
     """Which positions of the pool are this page's, best first, and whether there are more."""
-    place = place_in(question.cursor, question.digest) if question.cursor else None
+    place = question.place
     allowed = np.arange(len(pool.cosines))
     if question.min_cosine is not None:
         allowed = np.flatnonzero(pool.cosines >= question.min_cosine)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from shared.specs.filters import FieldType
 from worker.vectors.conditions import Between, Complement, Every, Node, OneOf, Present, Some
 from worker.vectors.index import Columns, Row, Vectors
 
@@ -51,15 +52,7 @@ def as_filter(node: Node) -> models.Filter:
     """For Qdrant, whose conditions are two-valued as ours are."""
     match node:
         case OneOf(name, column, values):
-            key = payload_key(name)
-            if column.type == "string":
-                among: list[Any] = [models.FieldCondition(key=key, match=models.MatchAny(any=[str(v) for v in values]))]
-            elif column.type == "boolean":
-                among = [models.FieldCondition(key=key, match=models.MatchValue(value=bool(v))) for v in values]
-            else:  # Qdrant matches whole numbers only
-                exact = [float(v) + 0.0 for v in values]
-                among = [models.FieldCondition(key=key, range=models.Range(gte=v, lte=v)) for v in exact]
-            return models.Filter(should=among)
+            return models.Filter(should=_equal(payload_key(name), column.type, values))
         case Between(name, _, gt, gte, lt, lte):
             key = payload_key(name)
             inside = models.FieldCondition(key=key, range=models.Range(gt=gt, gte=gte, lt=lt, lte=lte))
@@ -71,9 +64,19 @@ def as_filter(node: Node) -> models.Filter:
         case Complement(part):
             return models.Filter(must_not=[as_filter(part)])
         case Every(parts):
-            return models.Filter(must=[as_filter(part) for part in parts]) if parts else _all()
+            return models.Filter(must=list(map(as_filter, parts))) if parts else _all()
         case Some(parts):
-            return models.Filter(should=[as_filter(part) for part in parts]) if parts else _none()
+            return models.Filter(should=list(map(as_filter, parts))) if parts else _none()
+
+
+def _equal(key: str, type_: FieldType, values: tuple[str | bool | float, ...]) -> list[Any]:
+    """Conditions of which one holds where the key has one of the values."""
+    if type_ == "string":
+        return [models.FieldCondition(key=key, match=models.MatchAny(any=[str(value) for value in values]))]
+    if type_ == "boolean":
+        return [models.FieldCondition(key=key, match=models.MatchValue(value=bool(value))) for value in values]
+    exact = [float(value) + 0.0 for value in values]  # Qdrant matches whole numbers only
+    return [models.FieldCondition(key=key, range=models.Range(gte=value, lte=value)) for value in exact]
 
 
 def _none() -> models.Filter:
