@@ -10,6 +10,7 @@ from importlib import import_module
 from flask import Flask, Response, g, request
 from flask_openapi3.openapi import OpenAPI
 
+from api.http.access_log import install_access_log
 from api.http.problems import install_problems
 from api.http.routing import Routes, bind
 from api.http.services import Services, build_services
@@ -47,6 +48,8 @@ def create_app(settings: Settings, services: Services | None = None) -> OpenAPI:
     app.config["MAX_FORM_PARTS"] = 20
     install_problems(app)
     _install_bookkeeping(app)
+    if settings.access_log:
+        install_access_log(app)
     services = services or build_services(settings)
     for name in RESOURCES:
         resource: Routes = import_module(f"api.routes.{name}").routes

@@ -25,7 +25,7 @@ timeout = 60  # a process whose event loop stands still this long is replaced
 graceful_timeout = 15  # SIGTERM: waits and streams still open after this are cut; callers come back elsewhere
 keepalive = 75  # longer than a load balancer's, so that it is never us who closes under a request
 control_socket_disable = True
-accesslog = None  # metrics count requests; a line each would cost more than many of them do
+accesslog = None  # ours is JSON and knows the request id: api/http/access_log.py, by setting
 errorlog = "-"
 loglevel = _settings.log_level
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={_metrics_dir}"]  # set before any process imports prometheus_client

@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line, or readable lines for people. Prompts are never logged at info.
 
-Bind what a line is about with `structlog.contextvars.bound_contextvars(job_id=..., kind=..., attempt=..., tenant=...)`.
+Bind what a line is about with `structlog.contextvars.bound_contextvars(job_id=..., kind=..., attempt=..., tenant=...,
+request_id=...)`.
 """
 
 from __future__ import annotations

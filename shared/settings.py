@@ -151,6 +151,9 @@ class Settings(BaseModel):
 
     # Logs
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$", description="least severity written")
+    access_log: bool = Field(
+        False, description="one line per HTTP request; off, metrics count them, and a job's acceptance has its own line"
+    )
     log_format: str = Field("json", pattern=r"^(json|console)$", description="json for machines, console for people")
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from flask import Response
+from flask import Response, g
 
 from api.http.fleet import eta_s
 from api.http.problems import failed_job_response
@@ -89,13 +90,18 @@ def result_response(call: Call, job: NewJob) -> Response:
 
 def _accepted(call: Call, job: NewJob, wait_s: float, undo: Callable[[], None]) -> tuple[JobRecord, bool]:
     asked = preferred_wait_s()
+    job = replace(job, request_id=g.get("request_id", ""))
     try:
         submitted = call.services.store.submit(job)
     except DreamqueueError as error:
         if not isinstance(error, StoreUnavailable) or _is_unknown(call, job):
             undo()
         raise
-    if not submitted.created:
+    if submitted.created:
+        log.info(
+            "job accepted", request_id=job.request_id, job_id=job.id, kind=job.kind, tenant=job.tenant, pool=job.pool
+        )
+    else:
         undo()
     record = await_end(call.services, call.tenant, submitted.id, wait_s if asked is None else asked)
     return record, submitted.created

@@ -82,6 +82,7 @@ class NewJob:
     idempotency_key: str | None = None
     fingerprint: str = ""  # sha256 of the request body: same key and same fingerprint is the same job
     result_ttl_s: float | None = None  # how long its record outlives its end; as in the settings if left out
+    request_id: str = ""  # of the HTTP request that brought it, for logs; a follow-up has that of the job before it
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Claim:
     snapshot: SavedRun | None = None  # what an earlier attempt saved last
     alone: bool = False  # workers died under it: this one takes nothing else while it runs
     last_error_code: str = ""  # of the last attempt that ended in a retryable error
+    request_id: str = ""  # of the HTTP request that brought the job; empty where it came from elsewhere
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class JobRecord:
     snapshot: SavedRun | None = None  # what an unfinished run saved last; None again when the job has ended
     metadata: dict[str, str] = field(default_factory=dict)
     retry_of: str | None = None
+    request_id: str = ""  # of the HTTP request that brought it; empty where it came from elsewhere
     unreadable: tuple[str, ...] = ()  # fields that this version can make no sense of
 
     @property
@@ -214,6 +217,7 @@ class JobRecord:
             snapshot=saved_run(read.text("snapshot")),
             metadata=read.json("metadata", dict, {}),
             retry_of=raw.get("retry_of") or None,
+            request_id=read.text("request_id"),
         )
         if not read.unreadable:
             return record

@@ -89,6 +89,7 @@ class JobStore(FleetStore):
             job.idempotency_key or "",
             job.fingerprint,
             "" if job.result_ttl_s is None else int(job.result_ttl_s * 1000),
+            job.request_id,
         )
         if code == "conflict":
             raise Conflict(f"job {job_id} was accepted before with other content")
@@ -358,6 +359,7 @@ def _following(job: NewJob | None) -> str:
             "offset_ms": PRIORITIES[job.priority],
             "metadata": json.dumps(job.metadata),
             "fingerprint": job.fingerprint,
+            "request_id": job.request_id,
         }
     )
 
@@ -367,7 +369,7 @@ def _record(tenant: str, job_id: str, raw: dict[str, str]) -> JobRecord:
 
 
 CLAIM_FIELDS = ("tenant", "id", "kind", "attempt", "spec", "created_at", "queued_at", "deadline_at", "failures", "now",
-                "snapshot", "alone", "error")  # fmt: skip
+                "snapshot", "alone", "error", "request_id")  # fmt: skip
 
 
 def _claim(reply: list[Any]) -> Claim:
@@ -390,4 +392,5 @@ def _claim(reply: list[Any]) -> Claim:
         snapshot=saved_run(read.text("snapshot")),
         alone=read.text("alone") == "1",
         last_error_code=str(read.json("error", dict, {}).get("code", "")),
+        request_id=read.text("request_id"),
     )

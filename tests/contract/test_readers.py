@@ -81,6 +81,7 @@ JOB_FIELDS = (
     "kind", "pool", "spec", "state", "priority", "rank", "attempt", "failures", "losses", "created_at", "queued_at",
     "started_at", "deadline_at", "due_at", "cancel", "paused", "worker", "progress", "result", "error", "timings",
     "attempts", "snapshot", "metadata", "retry_of", "holder", "claimed_at", "alone", "fingerprint", "ttl", "yield",
+    "request_id",
 )  # fmt: skip
 DAMAGE = st.sampled_from(
     ["", "x", "[", "[]", "{}", "[1]", "null", "-1", "1e99", "9" * 30, '{"step": "x"}', "\x00", "NaN"]

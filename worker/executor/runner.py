@@ -102,7 +102,9 @@ class Runner:
             return False
         claim = context.claim
         self._parts.failpoints.passing(AFTER_CLAIM)
-        with bound_contextvars(job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant):
+        with bound_contextvars(
+            job_id=claim.id, kind=claim.kind, attempt=claim.attempt, tenant=claim.tenant, request_id=claim.request_id
+        ):
             self._run(context)
         return True
 
@@ -288,6 +290,7 @@ def _collecting(claim: Claim, pool: str) -> NewJob | None:
         spec=spec.model_dump(mode="json"),
         priority="low",
         metadata={"follows": claim.id},
+        request_id=claim.request_id,
     )
 
 

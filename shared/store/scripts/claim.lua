@@ -8,7 +8,8 @@
 --   dq:job:{ref} hash  becomes running                    dq:leases zset  gets the lease
 -- ARGV 2 pool  3 worker  4 lease ms  5 '1' when the worker holds nothing else  6 ms a suspect waits for an idle worker
 -- Returns nil, 'standby', or
---   {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now, snapshot, alone, last error JSON or ''}
+--   {tenant, id, kind, attempt, spec, created_at, queued_at, deadline_at, failures, now, snapshot, alone, last error JSON or '',
+--    request id or ''}
 even_when_full()
 local pool, worker, lease_ms, is_idle = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local vtime, suspects, draining = 'dq:turn:' .. pool, 'dq:suspects:' .. pool, 'dq:emptying:' .. pool
@@ -20,7 +21,7 @@ local function run(ref, alone, deadline)
   local tenant, id = split(ref)
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   local f = redis.call('HMGET', key, 'kind', 'spec', 'created_at', 'queued_at', 'failures', 'attempts', 'started_at',
-    'snapshot', 'error')
+    'snapshot', 'error', 'request_id')
   local attempts = decoded(f[6], {})
   if #attempts >= 20 then table.remove(attempts, 1) end
   attempts[#attempts + 1] = {number = attempt, worker = worker, started_at = now, alone = alone or nil}
@@ -30,7 +31,7 @@ local function run(ref, alone, deadline)
   redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
   emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')
   return {tenant, id, f[1] or '', attempt, f[2] or '', f[3] or '', f[4] or '', deadline or '', f[5] or '', now,
-    f[8] or '', alone and '1' or '', f[9] or ''}
+    f[8] or '', alone and '1' or '', f[9] or '', f[10] or ''}
 end
 
 -- Whether the job just taken out of a set may run; if its time is over, or it is not queued at all, it is dropped here.

@@ -2,7 +2,8 @@
 -- and keeps the pictures that were finished. A job that follows from this one is accepted in the same step.
 --   dq:job:{ref} hash  result, timings, final state        dq:pace:{pool} hash  average run time of the kind
 -- ARGV 2 ref  3 attempt  4 'succeeded' or 'cancelled'  5 result JSON  6 timings JSON
---      7 the following job: '', or JSON {id, pool, kind, spec, priority, offset_ms, metadata, fingerprint}
+--      7 the following job: '', or JSON {id, pool, kind, spec, priority, offset_ms, metadata, fingerprint,
+--        request_id}
 -- Returns the state reached, or 'lost'
 even_when_full()
 local ref = ARGV[2]

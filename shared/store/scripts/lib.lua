@@ -100,6 +100,7 @@ local function accept(ref, job)
     'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', job.metadata,
     'retry_of', job.retry_of, 'fingerprint', job.fingerprint)
   if job.ttl_ms ~= '' then redis.call('HSET', job_key(ref), 'ttl', job.ttl_ms) end
+  if (job.request_id or '') ~= '' then redis.call('HSET', job_key(ref), 'request_id', job.request_id) end
   redis.call('ZADD', 'dq:jobs:' .. tenant, string.format('%.10f', order), id)
   redis.call('SADD', 'dq:pools', job.pool)
   if deadline ~= '' then redis.call('ZADD', 'dq:deadlines', deadline, ref) end
