@@ -49,10 +49,11 @@ OURS = {  # command -> (where it is, what it does)
 PLUGINS = {  # what the entry points of this distribution do, for --help without importing them
     "up": "Run the whole system here: servers, API, workers, web page.",
     "demo": "Start the system, make pictures for five prompts, stop.",
+    "run": "Run one spec in this process, without servers, and save what it makes.",
     "train": "Make the shipped small models and pictures again: data, clip, vqgan, dalle, unclip.",
     "weights": "Turn published checkpoints into files that a worker loads: min-dalle.",
 }
-EXTRAS = {"up": "local", "demo": "local", "train": "train", "keys": "api", "tenants": "api"}
+EXTRAS = {"up": "local", "demo": "local", "run": "worker", "train": "train", "keys": "api", "tenants": "api"}
 EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
     (InvalidRequest, 2),
     (NotAllowed, 3),

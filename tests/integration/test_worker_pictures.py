@@ -12,11 +12,13 @@ from PIL import Image
 
 from shared.records.job import JobRecord, JobState
 from shared.settings import Settings
+from shared.specs.kinds import parse_spec
 from shared.storage import ObjectStore, image_key
 from shared.store.events import EventLog
 from shared.store.jobs import JobStore
 from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
+from worker.executor.local_run import LocalContext, run_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -24,9 +26,9 @@ POOL = "pictures"
 
 
 @pytest.fixture(scope="module")
-def worker(settings: Settings, store: JobStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """One worker of every kind for this file."""
-    own = settings.model_copy(
+def own(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of this file's worker."""
+    return settings.model_copy(
         update={
             "pool": POOL,
             "weights_dir": str(write_tiny_models(tmp_path_factory.mktemp("weights"))),
@@ -35,6 +37,11 @@ def worker(settings: Settings, store: JobStore, tmp_path_factory: pytest.TempPat
             "image_max_pixels": 10_000,
         }
     )
+
+
+@pytest.fixture(scope="module")
+def worker(own: Settings, store: JobStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """One worker of every kind for this file."""
     worker = Worker(own, store, tmp_path_factory.mktemp("worker"))
     yield worker
     assert worker.stop() == 0, worker.log
@@ -79,6 +86,26 @@ def test_dalle_pictures_carry_their_recipe(store: JobStore, objects: ObjectStore
             assert json.loads(picture.info["models"]) == record.result["models"]
             assert picture.info["software"] == record.result["software"]
     assert {"queue_s", "sample_s", "decode_s", "rank_s", "encode_s", "upload_s", "run_s"} <= record.timings.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("dalle", {"n": 3, "keep": 2}), ("vqgan_clip", {"iterations": 6, "size": [32, 32]}), ("unclip", {"n": 2})],
+)
+def test_a_run_without_servers_makes_the_same_pictures(
+    own: Settings, store: JobStore, objects: ObjectStore, tenant: str, kind: str, more: dict[str, object]
+) -> None:
+    input_ = {"prompts": ["a tree"], "seed": 11, **more}
+    record = run(store, tenant, kind, **input_)
+    assert record.result is not None
+    queued = [objects.get(image["key"]) for image in record.result["images"]]
+    here = run_here(parse_spec(kind, input_), {}, own, LocalContext())
+    assert len(here.encoded.pictures) == len(queued) > 0
+    for ours, theirs in zip(here.encoded.pictures, queued, strict=True):
+        with Image.open(io.BytesIO(ours.body)) as a, Image.open(io.BytesIO(theirs)) as b:
+            assert (a.size, a.tobytes()) == (b.size, b.tobytes())
+            assert a.info["parameters"] == b.info["parameters"]
+    assert here.timings.keys() >= record.timings.keys() - {"queue_s", "upload_s", "fetch_s"}
 
 
 def test_a_drawn_picture_is_varied(store: JobStore, objects: ObjectStore, tenant: str) -> None:
