@@ -33,7 +33,8 @@ DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is g
 
 
 class _Channel(redis.Channel):  # type: ignore[misc]
-    """Celery acks a message also where the queue wants none; kombu makes a client and a round trip of each."""
+    """Celery acks a message also where the queue wants none; kombu makes a client and a round trip of each. kombu's
+    virtual transports have no setting for it (`no_ack_consumers` is for brokers that speak AMQP)."""
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Nothing was noted when the doorbell was heard, so there is nothing to forget."""

@@ -1,6 +1,6 @@
 """Celery's way in: `python -m worker`. The same by hand, with the pool and the number of slots as in the settings:
 
-    celery -A worker.app worker --pool=threads -c 4 -Q bell:default --without-{gossip,mingle,heartbeat}
+    celery -A worker.app worker -c 4 -Q bell:default --without-{gossip,mingle,heartbeat}
 
 Nothing happens at import; Celery asks for `app`, and gets one built from the environment. The node starts as a
 bootstep between Celery's pool and its consumer, so models are loaded before the first doorbell is heard, and stops
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from concurrent.futures import Future
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -23,7 +22,7 @@ from shared.settings import Settings
 from shared.store import keys
 from worker.engines.registry import UnknownKind
 from worker.node import WorkerNode
-from worker.tasks import register_pull
+from worker.tasks import WakingPool, register_pull
 
 __all__ = ["create_app", "main"]
 
@@ -42,6 +41,7 @@ def create_app(settings: Settings) -> Celery:
     except DreamqueueError as error:
         raise SystemExit(f"worker cannot start: {error.message}") from None
     app = create_celery(settings)
+    app.conf.worker_pool = WakingPool
     register_pull(app, node.pull)
     app.steps["worker"].add(_lifecycle(node))
     signals.setup_logging.connect(lambda **_: None, weak=False)  # ours is set up
@@ -57,9 +57,10 @@ def _lifecycle(node: WorkerNode) -> type[bootsteps.StartStopStep]:
 
         def start(self, worker: Any) -> None:
             """Runs before Celery consumes."""
+            if not isinstance(worker.pool, WakingPool):
+                log.warning("leave --pool out: with another one, freed slots stand idle for up to a second")
             drain = signal.getsignal(signal.SIGTERM)
             _on_stop_signals(_leave)  # nothing is claimed while models load, so nothing needs to be drained
-            _wake_when_a_slot_is_free(worker)
             try:
                 node.load()
                 _on_stop_signals(drain)
@@ -91,29 +92,11 @@ def _leave(*_: Any) -> None:
     raise SystemExit(0)
 
 
-def _wake_when_a_slot_is_free(worker: Any) -> None:
-    """Celery's loop fetches the next doorbell when it turns and a slot is free, but the end of a task does not turn it:
-    without this a worker whose slots were all busy sleeps up to a second beside waiting jobs."""
-    submit = worker.pool.executor.submit
-
-    def submit_and_wake(*args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = submit(*args, **kwargs)
-        future.add_done_callback(lambda _: worker.hub.call_soon(_nothing))
-        return future
-
-    worker.pool.executor.submit = submit_and_wake
-
-
-def _nothing() -> None:
-    """Waking is all."""
-
-
 def main() -> int:
     """Run one worker until it is told to stop; its exit code."""
     settings = Settings.from_env()
     worker = create_app(settings).Worker(
         hostname=f"{settings.worker_name}@dreamqueue",
-        pool_cls="threads",
         concurrency=settings.slots,
         queues=[keys.queue_name(settings.pool)],
         loglevel=settings.log_level.upper(),
@@ -127,6 +110,7 @@ def main() -> int:
 
 
 def __getattr__(name: str) -> Any:
+    """`celery -A worker.app` reads `app` and calls no factory, so it is made when it is asked for (PEP 562)."""
     if name in {"app", "celery"}:
         value = globals()[name] = create_app(Settings.from_env())
         return value

@@ -144,7 +144,7 @@ def _inspect_tar(file: BinaryIO, limits: ArchiveLimits) -> int:
 
 
 def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """One after the other, without keeping them all."""
+    """One after the other, without keeping them all: before Python 3.13 (`stream=True`) tarfile has no public way."""
     while (entry := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]
         yield entry
