@@ -6,15 +6,14 @@ A route without `scope=` cannot be declared: what is open says `scope=OPEN`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Response, request
-from flask_openapi3.models.parameter import Parameter
 from flask_openapi3.models.tag import Tag
 from flask_openapi3.openapi import OpenAPI
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from api.http.auth import Principal
 from api.http.problems import rejected_by_schema
@@ -122,36 +121,48 @@ def bind(app: OpenAPI, resource: Routes, services: Services) -> None:
             operation_id=route.view.__name__,
             responses={**problems(*always), **route.responses},
             security=[{"key": []}] if route.scope else None,
-            openapi_extensions=route.openapi,
+            openapi_extensions={**route.openapi, **_parameters(route)},
         )(_bound(route, services))
-        _add_headers(app, route)
-
-
-def _add_headers(app: OpenAPI, route: Route) -> None:
-    """flask-openapi3 takes header parameters only from a model it would validate with."""
-    operation = getattr(app.paths[re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route.rule)], route.method.lower())
-    operation.parameters = [*(operation.parameters or []), *(Parameter(**header) for header in route.headers)]
 
 
 def _bound(route: Route, services: Services) -> View:
-    """The Flask view: authenticate, check the scope, read the query, call."""
+    """The Flask view: authenticate, check the scope, read the query, call. It names no model in its annotations, and so
+    flask-openapi3 has nothing to validate, for which it would build a JSON schema per request."""
     nobody = Principal("", "", frozenset())
 
-    def view(**path: str) -> Response:
+    def view() -> Response:
         principal = nobody
         if route.scope:
             principal = services.authenticator.principal(request.headers.get("Authorization"))
             principal.require(route.scope)
         query = _query(route.query) if route.query else None
-        return route.view(Call(services, principal, query), **path)
+        return route.view(Call(services, principal, query), **(request.view_args or {}))
 
     view.__name__ = route.view.__name__
     view.__doc__ = route.view.__doc__
-    # flask-openapi3 documents what these name; it would also validate, but builds a JSON schema per request to do so.
-    view.__annotations__ = {"path": _path_model(route.rule), "query": route.query}
-    view.__annotations__ = {name: model for name, model in view.__annotations__.items() if model}
-    view.__delay_validate_request__ = True  # type: ignore[attr-defined]
     return view
+
+
+def _parameters(route: Route) -> dict[str, Any]:
+    """What the path, the query and the headers hold, for the operation object."""
+    names = re.findall(r"<(?:\w+:)?(\w+)>", route.rule)
+    path = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "title": _title(name)}}
+        for name in names
+    ]
+    return {"parameters": [*path, *_query_parameters(route.query), *route.headers]}
+
+
+def _query_parameters(model: type[BaseModel] | None) -> Iterator[dict[str, Any]]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}") if model else {}
+    for name, described in schema.get("properties", {}).items():
+        said = {key: described[key] for key in ("description", "deprecated", "example", "examples") if key in described}
+        required = name in schema.get("required", [])
+        yield {"name": name, "in": "query", "required": required, "schema": described, **said}
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").title()
 
 
 def _query(model: type[BaseModel]) -> BaseModel:
@@ -159,9 +170,3 @@ def _query(model: type[BaseModel]) -> BaseModel:
         return model.model_validate(request.args.to_dict())
     except ValidationError as error:
         raise rejected_by_schema(error) from None
-
-
-def _path_model(rule: str) -> type[BaseModel] | None:
-    names = re.findall(r"<(?:\w+:)?(\w+)>", rule)
-    fields: dict[str, Any] = dict.fromkeys(names, (str, ...))
-    return create_model("Path", **fields) if names else None

@@ -57,6 +57,19 @@ def test_every_route_is_documented_and_guarded(app: Flask, document: dict[str, A
             problem_of(stranger.open(url, method=method), 401, "unauthorized")
 
 
+def test_every_parameter_is_documented(document: dict[str, Any]) -> None:
+    """In path, query and headers: flask-openapi3 takes them as a part of the operation object."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            found = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
+            assert found == set(re.findall(r"{(\w+)}", path)), path
+    listed = {parameter["name"]: parameter for parameter in document["paths"]["/v1/jobs"]["get"]["parameters"]}
+    assert {"state", "kind", "cursor", "limit"} <= set(listed)
+    assert all(parameter["in"] == "query" and parameter["schema"] for parameter in listed.values())
+    sent = {parameter["name"]: parameter["in"] for parameter in document["paths"]["/v1/jobs"]["post"]["parameters"]}
+    assert sent["Idempotency-Key"] == "header"
+
+
 def test_a_key_without_scopes_reaches_nothing(app: Flask, store: JobStore, tenant: str) -> None:
     from api.http.auth import KeyStore
 
