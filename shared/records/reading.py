@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.errors import UnreadableRecord
 
@@ -105,15 +105,19 @@ def _value(cls: type, field: Field[Any], raw: Mapping[str, Any], hint: Any) -> A
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of the type, as deep as one level: list[str] looks at the members."""
-    origin = getattr(hint, "__origin__", None)
+    """Whether a JSON value is of the type: a plain one, Any, a union, or a list or dict of these."""
+    origin, members = get_origin(hint), get_args(hint)
     if origin is list:
-        (member,) = get_args(hint)
-        return isinstance(value, list) and all(_fits(item, member) for item in value)
+        return isinstance(value, list) and all(_fits(item, members[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, get_args(hint)[1]) for item in value.values())
+        return isinstance(value, dict) and all(_fits(item, members[1]) for item in value.values())
     if hint is Any:
         return True
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) if isinstance(hint, type) else any(_fits(value, item) for item in get_args(hint))
+    return _is_a(value, hint) if isinstance(hint, type) else any(_fits(value, member) for member in members)
+
+
+def _is_a(value: Any, plain: type) -> bool:
+    """As isinstance(), but a whole number is a float, and True is no number."""
+    if plain in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if plain is float else plain)
