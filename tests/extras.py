@@ -174,7 +174,7 @@ def running_worker(worker: Environment, settings: Settings, store: JobStore) -> 
     )
     try:
         with timed("worker: starts"):
-            wait_until(lambda: bool(store.workers()), process, START_S)
+            wait_until(lambda: bool(store.fleet.workers()), process, START_S)
         yield
     finally:
         process.stop(settings.stop_within_s)

@@ -221,8 +221,8 @@ class WorkerNode:
     def _depart(self) -> None:
         """Ring for what was given back, since this process may have heard doorbells it did not answer."""
         try:
-            self._store.promote()
-            self._store.depart(self.settings.worker_name)
+            self._store.sweeps.promote()
+            self._store.fleet.depart(self.settings.worker_name)
         except StoreUnavailable as error:
             log.warning("left without saying so", error=error.message)
 

@@ -28,7 +28,7 @@ class Fleet:
         if self._clock() >= self._fresh_until:
             self._fresh_until = self._clock() + FRESH_S
             try:
-                self._pools = {pool.name: pool for pool in self._store.pools()}
+                self._pools = {pool.name: pool for pool in self._store.fleet.pools()}
             except BaseException:
                 self._fresh_until = float("-inf")
                 raise

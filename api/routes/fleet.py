@@ -21,7 +21,7 @@ routes = Routes("fleet", "What can run, and who is alive")
 def list_models(call: Call) -> Response:
     """Every model some live worker holds, with its weights' SHA-256."""
     found: dict[str, dict[str, Any]] = {}
-    for worker in call.services.store.workers():
+    for worker in call.services.store.fleet.workers():
         for model in worker.models:
             entry = found.setdefault(
                 model["id"],
@@ -37,13 +37,13 @@ def list_models(call: Call) -> Response:
 @routes.add("GET", "/v1/pools", scope="jobs:read", responses={200: PoolList})
 def list_pools(call: Call) -> Response:
     """Every pool: ready and running jobs, ready workers, their slots."""
-    return _json({"pools": [_pool(pool) for pool in call.services.store.pools()]})
+    return _json({"pools": [_pool(pool) for pool in call.services.store.fleet.pools()]})
 
 
 @routes.add("GET", "/v1/workers", scope="jobs:read", responses={200: WorkerList})
 def list_workers(call: Call) -> Response:
     """Every live worker."""
-    return _json({"workers": [_worker(worker) for worker in call.services.store.workers()]})
+    return _json({"workers": [_worker(worker) for worker in call.services.store.fleet.workers()]})
 
 
 def _pool(pool: PoolInfo) -> dict[str, Any]:

@@ -41,6 +41,7 @@ INVARIANTS = {  # name -> (what is wrong, how it is put right; empty: it is only
 BATCH = 100  # jobs or entries one script looks at: about a millisecond of Redis
 PAGE = 1_000  # keys or entries asked of Redis at once
 ROLL_PAGES = 20  # pages of all keys, and of the ended jobs, that one round looks at
+JOBS, COUNTS = keys.job("", "")[:-1], keys.queued("")  # what the names of records, and of tenants' counts, start with
 COUNT_AT_MOST = 20_000  # held, delayed and suspect jobs that one recount looks through
 
 
@@ -67,11 +68,11 @@ class Audit:
     def is_ours(self, worker: str, seconds: float) -> bool:
         """Whether this worker is the one to audit: the first to ask, and until it has not asked for so long."""
         ttl_ms = int(seconds * 1000)
-        if self._redis.set("dq:auditor", worker, nx=True, px=ttl_ms):
+        if self._redis.set(keys.auditor(), worker, nx=True, px=ttl_ms):
             return True
-        if self._redis.get("dq:auditor") != worker:
+        if self._redis.get(keys.auditor()) != worker:
             return False
-        return bool(self._redis.pexpire("dq:auditor", ttl_ms))
+        return bool(self._redis.pexpire(keys.auditor(), ttl_ms))
 
     def sweep(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
         """What each batch found. `in_hand`: pool -> doorbells that may be on their way, one per slot of a live worker.
@@ -83,22 +84,30 @@ class Audit:
 
     def _batches(self, in_hand: dict[str, int]) -> Iterator[list[Violation]]:
         tenants: set[str] = set()
+        yield from self._of_live_sets(tenants)
+        yield from self._of_all_keys(tenants)
+        for members in _batches(self._roll_ended()):
+            yield self._found("audit_entries", keys.expiry(), "", *members)
+        for names in _batches(sorted(tenants)):
+            yield self._found("audit_quota", COUNT_AT_MOST, *names)
+        for pool in self._pools():
+            yield self._found("audit_pool", pool, in_hand.get(pool, 0))
+
+    def _of_live_sets(self, tenants: set[str]) -> Iterator[list[Violation]]:
+        """Every job that waits or runs; notes the `tenants` met."""
         for key, prefix in self._live_sets():
             for members in _batches(self._members(key)):
                 refs = [prefix + member for member in members]
                 tenants.update(keys.split_ref(ref)[0] for ref in refs)
                 yield self._found("audit_entries", key, prefix, *members)
                 yield self._found("audit_jobs", self._lease_ms, *refs)
+
+    def _of_all_keys(self, tenants: set[str]) -> Iterator[list[Violation]]:
+        """The next part of all records; notes the `tenants` that have a count."""
         for names in _batches(self._roll_keys()):
-            refs = [name.removeprefix("dq:job:") for name in names if name.startswith("dq:job:")]
-            tenants.update(name.removeprefix("dq:queued:") for name in names if name.startswith("dq:queued:"))
+            refs = [name.removeprefix(JOBS) for name in names if name.startswith(JOBS)]
+            tenants.update(name.removeprefix(COUNTS) for name in names if name.startswith(COUNTS))
             yield self._found("audit_jobs", self._lease_ms, *refs)
-        for members in _batches(self._roll_ended()):
-            yield self._found("audit_entries", "dq:expiry", "", *members)
-        for names in _batches(sorted(tenants)):
-            yield self._found("audit_quota", COUNT_AT_MOST, *names)
-        for pool in self._pools():
-            yield self._found("audit_pool", pool, in_hand.get(pool, 0))
 
     @guarded
     def _found(self, script: str, *args: Any) -> list[Violation]:
@@ -107,11 +116,11 @@ class Audit:
 
     def _live_sets(self) -> Iterator[tuple[str, str]]:
         """(key, what makes a member a ref) of every set that holds jobs which have not ended."""
-        yield from ((key, "") for key in ("dq:leases", "dq:delayed", "dq:held", "dq:deadlines"))
+        yield from ((key, "") for key in (keys.leases(), keys.delayed(), keys.paused(), keys.deadlines()))
         for pool in self._pools():
-            yield f"dq:suspects:{pool}", ""
+            yield keys.suspects(pool), ""
             for tenant in self._tenants(pool):
-                yield f"dq:ready:{pool}:{tenant}", keys.ref(tenant, "")
+                yield keys.ready(pool, tenant), keys.ref(tenant, "")
 
     def _members(self, key: str) -> Iterator[str]:
         cursor = 0
@@ -130,7 +139,7 @@ class Audit:
 
     def _roll_ended(self) -> Iterator[str]:
         for _ in range(ROLL_PAGES):
-            self._ended_at, found = self._page("dq:expiry", self._ended_at)
+            self._ended_at, found = self._page(keys.expiry(), self._ended_at)
             yield from found
             if not self._ended_at:
                 return
@@ -141,16 +150,16 @@ class Audit:
         if key:
             after, scored = cast("tuple[int, list[tuple[str, float]]]", self._redis.zscan(key, cursor, count=PAGE))
             return after, [member for member, _ in scored]
-        after, names = cast("tuple[int, list[str]]", self._redis.scan(cursor, match="dq:[jq]*", count=PAGE))
-        return after, [name for name in names if name.startswith(("dq:job:", "dq:queued:"))]
+        after, names = cast("tuple[int, list[str]]", self._redis.scan(cursor, match=f"{keys.PREFIX}[jq]*", count=PAGE))
+        return after, [name for name in names if name.startswith((JOBS, COUNTS))]
 
     @guarded
     def _pools(self) -> list[str]:
-        return sorted(cast("set[str]", self._redis.smembers("dq:pools")))
+        return sorted(cast("set[str]", self._redis.smembers(keys.pools())))
 
     @guarded
     def _tenants(self, pool: str) -> list[str]:
-        return cast("list[str]", self._redis.zrange(f"dq:turn:{pool}", 0, -1))
+        return cast("list[str]", self._redis.zrange(keys.vtime(pool), 0, -1))
 
 
 def _batches(items: Iterable[str]) -> Iterator[list[str]]:

@@ -19,7 +19,7 @@ from shared.records.collection import Collection
 from shared.records.reading import FieldReader
 from shared.settings import Settings
 from shared.specs.filters import MAX_FIELDS_OF_TYPE, Column, FieldType
-from shared.store.keys import split_ref
+from shared.store import keys
 from shared.store.lua import Scripts
 from shared.store.redis import guarded
 
@@ -28,8 +28,6 @@ __all__ = ["MAX_COLLECTIONS", "CollectionStore"]
 log = get_logger(__name__)
 
 MAX_COLLECTIONS = 1_000  # of one tenant
-DROPPED = "dq:dropped"
-UNCOMPACTED = "dq:uncompacted"
 
 
 class CollectionStore:
@@ -59,7 +57,7 @@ class CollectionStore:
     @guarded
     def get(self, tenant: str, name: str) -> Collection:
         """Raises NotFound: unknown, or another tenant's; UnreadableRecord."""
-        raw = cast("dict[str, str]", self._redis.hgetall(f"dq:collection:{tenant}:{name}"))
+        raw = cast("dict[str, str]", self._redis.hgetall(keys.collection(tenant, name)))
         if not raw:
             raise NotFound(f"no collection {name}")
         return _collection(tenant, name, raw)
@@ -67,10 +65,10 @@ class CollectionStore:
     @guarded
     def all(self, tenant: str) -> list[Collection]:
         """The tenant's, oldest first."""
-        names = cast("list[str]", self._redis.zrange(f"dq:collections:{tenant}", 0, -1))
+        names = cast("list[str]", self._redis.zrange(keys.collections(tenant), 0, -1))
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
-            pipe.hgetall(f"dq:collection:{tenant}:{name}")
+            pipe.hgetall(keys.collection(tenant, name))
         found = zip(names, cast("list[dict[str, str]]", pipe.execute()), strict=True)
         return [collection for name, raw in found if raw and (collection := _readable(tenant, name, raw))]
 
@@ -154,18 +152,18 @@ class CollectionStore:
         """Tables that belong to nothing any more, since that long."""
         seconds, _ = self._redis.time()
         until = (seconds - older_than_s) * 1000
-        return cast("list[str]", self._redis.zrange(DROPPED, "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
+        return cast("list[str]", self._redis.zrange(keys.dropped(), "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
 
     @guarded
     def take_due(self, rest_s: float, within_s: float = 600.0) -> Collection | None:
         """A collection whose table many small writes may have left in pieces, first written to `rest_s` ago. Nobody
         else gets it for `within_s`, unless compacted() says that it is done."""
         while found := self._scripts.run("collection_due", int(rest_s * 1000), int(within_s * 1000)):
-            tenant, name = split_ref(found[0])
+            tenant, name = keys.split_ref(found[0])
             try:
                 return self.get(tenant, name)
             except (NotFound, UnreadableRecord):
-                self._redis.zrem(UNCOMPACTED, found[0])
+                self._redis.zrem(keys.uncompacted(), found[0])
         return None
 
     @guarded
@@ -178,7 +176,7 @@ class CollectionStore:
     @guarded
     def forget(self, table: str) -> None:
         """A dropped table is no more."""
-        self._redis.zrem(DROPPED, table)
+        self._redis.zrem(keys.dropped(), table)
 
 
 def _table() -> str:

@@ -48,7 +48,7 @@ class StoreCollector(Collector):
         return [up, *families]
 
     def _counters(self) -> list[Metric]:
-        counts = self._store.counts()
+        counts = self._store.fleet.counts()
         families: list[Metric] = []
         for what, (name, text) in _COUNTS.items():
             family = CounterMetricFamily(name, text, labels=["kind"])
@@ -65,7 +65,7 @@ class StoreCollector(Collector):
         bells = GaugeMetricFamily("dreamqueue_doorbells", "Doorbells waiting in the broker", labels=["pool"])
         workers = GaugeMetricFamily("dreamqueue_workers", "Live workers", labels=["pool", "state"])
         slots = GaugeMetricFamily("dreamqueue_slots", "Job slots of live workers", labels=["pool"])
-        for pool in self._store.pools():
+        for pool in self._store.fleet.pools():
             ready.add_metric([pool.name], pool.ready_jobs)
             suspect.add_metric([pool.name], pool.suspect_jobs)
             running.add_metric([pool.name], pool.running_jobs)

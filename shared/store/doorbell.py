@@ -18,7 +18,7 @@ _BODY = base64.b64encode(
     json.dumps([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
 ).decode()
 
-# @ID@ and @QUEUE@ are filled in by scripts/lib.lua.
+# @ID@ and @QUEUE@ are filled in by scripts/lib/moves.lua.
 WIRE = json.dumps(
     {
         "body": _BODY,

@@ -1,4 +1,4 @@
-"""The Lua scripts of shared/store/scripts, ready to run on one Redis."""
+"""The Lua scripts of shared/store/scripts, ready to run on one Redis; and the base of what runs them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 import redis
 
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.doorbell import WIRE
+from shared.store.redis import guarded
 
-__all__ = ["Scripts"]
+__all__ = ["LIBRARY", "ScriptedStore", "Scripts"]
+
+LIBRARY = ("keys", "records", "fairness", "isolation", "moves")  # scripts/lib; each part uses those before it
 
 
 class Scripts:
@@ -22,6 +26,7 @@ class Scripts:
         self._client = client
         self._constants = json.dumps(
             {
+                "prefix": keys.PREFIX,
                 "doorbell": WIRE,
                 "events_max_len": settings.events_max_len,
                 "event_ttl_ms": settings.event_ttl_s * 1000,
@@ -46,4 +51,21 @@ class Scripts:
 def _source(name: str) -> str:
     """A script with the library in front of it."""
     folder = resources.files("shared.store") / "scripts"
-    return (folder / "lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+    parts = [folder / "lib" / f"{part}.lua" for part in LIBRARY]
+    return "\n".join(part.read_text() for part in (*parts, folder / f"{name}.lua"))
+
+
+class ScriptedStore:
+    """One Redis, the settings, and the scripts."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self.redis = client
+        self._settings = settings
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._run = Scripts(client, settings).run
+
+    @guarded
+    def now_ms(self) -> int:
+        """Redis' clock."""
+        seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000

@@ -9,12 +9,12 @@ import redis
 
 from shared.errors import InvalidInput
 from shared.records.reading import FieldReader
+from shared.store import keys
 from shared.store.redis import guarded
 
 __all__ = ["HEAVIEST", "Tenant", "Tenants"]
 
-HEAVIEST = 10  # times the share of a tenant of weight 1; scripts/lib.lua divides by every weight up to this
-WEIGHTS = "dq:weight"
+HEAVIEST = 10  # times the share of a tenant of weight 1; scripts/lib/fairness.lua divides by every weight up to this
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Tenants:
             raise InvalidInput(
                 f"a weight is a whole number from 1 to {HEAVIEST}", field="weight", limit=f"1..{HEAVIEST}"
             )
-        self._redis.hset(WEIGHTS, name, str(weight))
+        self._redis.hset(keys.weight(), name, str(weight))
 
     @guarded
     def list(self) -> list[Tenant]:
         """Every tenant that ever had a job, or has a weight; by name. Scans the keys: not for requests."""
-        weights = cast("dict[str, str]", self._redis.hgetall(WEIGHTS))
-        names = {str(key).removeprefix("dq:jobs:") for key in self._redis.scan_iter("dq:jobs:*", count=500)}
+        weights = cast("dict[str, str]", self._redis.hgetall(keys.weight()))
+        names = {str(key).removeprefix(keys.jobs("")) for key in self._redis.scan_iter(keys.jobs("*"), count=500)}
         found = sorted(names | set(weights))
-        queued = cast("list[str | None]", self._redis.mget([f"dq:queued:{name}" for name in found])) if found else []
+        queued = cast("list[str | None]", self._redis.mget([keys.queued(name) for name in found])) if found else []
         weight = FieldReader(weights)
         return [Tenant(name, weight.integer(name, 1), int(n or 0)) for name, n in zip(found, queued, strict=True)]

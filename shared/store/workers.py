@@ -8,14 +8,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-import redis
-
 from shared.errors import UnreadableRecord
 from shared.logs import get_logger
 from shared.records.reading import FieldReader, record_from_json
-from shared.settings import Settings
 from shared.store import keys
-from shared.store.lua import Scripts
+from shared.store.lua import ScriptedStore
 from shared.store.redis import guarded
 
 __all__ = ["FleetStore", "PoolInfo", "WorkerInfo"]
@@ -58,14 +55,8 @@ class PoolInfo:
         return sum(worker.state == "ready" for worker in self.workers)
 
 
-class FleetStore:
+class FleetStore(ScriptedStore):
     """Thread-safe. Every method raises StoreUnavailable when Redis is down, full or too slow."""
-
-    def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self.redis = client
-        self._settings = settings
-        self._lease_ms = int(settings.lease_s * 1000)
-        self._run = Scripts(client, settings).run
 
     @guarded
     def announce(self, worker: WorkerInfo) -> None:
@@ -76,18 +67,18 @@ class FleetStore:
     def depart(self, worker_name: str) -> None:
         """Forget a worker that stops."""
         self.redis.delete(keys.worker(worker_name))
-        self.redis.zrem("dq:workers", worker_name)
+        self.redis.zrem(keys.workers(), worker_name)
 
     @guarded
     def workers(self) -> list[WorkerInfo]:
         """The live ones, by name. Sweeps out the dead."""
-        names = cast("list[str]", self.redis.zrange("dq:workers", 0, -1))
+        names = cast("list[str]", self.redis.zrange(keys.workers(), 0, -1))
         if not names:
             return []
         raws = cast("list[str | None]", self.redis.mget([keys.worker(name) for name in names]))
         dead = [name for name, raw in zip(names, raws, strict=True) if raw is None]
         if dead:
-            self.redis.zrem("dq:workers", *dead)
+            self.redis.zrem(keys.workers(), *dead)
         return sorted(_readable(names, raws), key=lambda worker: worker.name)
 
     @guarded
@@ -97,26 +88,26 @@ class FleetStore:
         running = self._running_by_pool()
         return [
             self._pool(name, [w for w in workers if w.pool == name], running.get(name, 0))
-            for name in sorted(cast("set[str]", self.redis.smembers("dq:pools")))
+            for name in sorted(cast("set[str]", self.redis.smembers(keys.pools())))
         ]
 
     def _running_by_pool(self) -> dict[str, int]:
         pipe = self.redis.pipeline(transaction=False)
-        for ref in cast("list[str]", self.redis.zrange("dq:leases", 0, -1)):
-            pipe.hget(f"dq:job:{ref}", "pool")
+        for ref in cast("list[str]", self.redis.zrange(keys.leases(), 0, -1)):
+            pipe.hget(keys.job(*keys.split_ref(ref)), "pool")
         counts: dict[str, int] = {}
         for pool in pipe.execute():
             counts[pool] = counts.get(pool, 0) + 1
         return counts
 
     def _pool(self, name: str, workers: list[WorkerInfo], running: int) -> PoolInfo:
-        tenants = cast("list[str]", self.redis.zrange(f"dq:turn:{name}", 0, -1))
+        tenants = cast("list[str]", self.redis.zrange(keys.vtime(name), 0, -1))
         pipe = self.redis.pipeline(transaction=False)
         pipe.llen(keys.bell(name))
-        pipe.hgetall(f"dq:pace:{name}")
-        pipe.zcard(f"dq:suspects:{name}")
+        pipe.hgetall(keys.pace(name))
+        pipe.zcard(keys.suspects(name))
         for tenant in tenants:
-            pipe.zcard(f"dq:ready:{name}:{tenant}")
+            pipe.zcard(keys.ready(name, tenant))
         doorbells, pace, suspects, *ready = pipe.execute()
         pace_s = _numbers(pace)
         return PoolInfo(name, suspects + sum(ready), running, doorbells, workers, pace_s, suspects)
@@ -124,13 +115,8 @@ class FleetStore:
     @guarded
     def counts(self) -> dict[tuple[str, str], int]:
         """(kind, what) -> how often, since the store was made; kind `all` where it does not apply."""
-        read = FieldReader(cast("dict[str, str]", self.redis.hgetall("dq:counts")))
+        read = FieldReader(cast("dict[str, str]", self.redis.hgetall(keys.counts())))
         return {(kind, what): read.integer(name) for name in read.names for kind, _, what in [name.partition(":")]}
-
-    @guarded
-    def ping(self) -> None:
-        """Raise StoreUnavailable unless Redis answers."""
-        self.redis.ping()
 
 
 def _readable(names: Iterable[str], raws: Iterable[str | None]) -> Iterator[WorkerInfo]:

@@ -65,7 +65,7 @@ def test_the_environment_is_read_in_one_file() -> None:
 
 
 def test_every_lua_script_opens_with_what_it_does() -> None:
-    for script in (ROOT / "shared" / "store" / "scripts").glob("*.lua"):
+    for script in (ROOT / "shared" / "store" / "scripts").rglob("*.lua"):
         assert script.read_text().startswith("--"), script.name
 
 

@@ -50,7 +50,7 @@ def _measure(report: Report, store: JobStore) -> None:
         store.redis.delete(f"dq:events:{TENANT}:{job_id}")
     report.add("memory_ended_job_bytes", per_job(empty), "B", at_most=6_000)
     for job_id in jobs:
-        store.forget(TENANT, job_id)
+        store.sweeps.forget(TENANT, job_id)
     report.add("memory_expired_job_bytes", per_job(empty), "B", at_most=400)
 
 

@@ -75,7 +75,7 @@ def _queue(report: Report, store: JobStore, stack: Stack) -> None:
     report.add("queue_turnaround_p99_ms", _quantile(times, 0.99), "ms")
 
     def done() -> int:
-        return store.counts().get(("probe", "succeeded"), 0)
+        return store.fleet.counts().get(("probe", "succeeded"), 0)
 
     before = done()
     with _held_still(stack.worker_processes()):

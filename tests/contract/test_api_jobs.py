@@ -220,7 +220,7 @@ def test_a_held_job_counts_expires_and_can_be_cancelled(
     late = caller.submit({**DALLE, "deadline_s": 1})
     caller.post(late["urls"]["pause"])
     store.redis.zadd("dq:deadlines", {f"{tenant}:{late['id']}": 1})
-    store.reap()
+    store.sweeps.reap()
     assert caller.get(late["urls"]["self"]).json["state"] == "expired"
     assert store.redis.get(f"dq:queued:{tenant}") == "0"
 
@@ -301,7 +301,7 @@ def test_what_a_browser_might_run_is_only_downloaded(
 def test_an_expired_job_is_gone_not_unknown(caller: Caller, worker: StandIn, store: JobStore, tenant: str) -> None:
     job = caller.submit()
     worker.finish(worker.claim(), [picture()])
-    store.forget(tenant, job["id"])
+    store.sweeps.forget(tenant, job["id"])
     for path in ("", "/events", "/artifacts/000.png"):
         problem_of(caller.get(job["urls"]["self"] + path), 410, "expired")
     problem_of(caller.post(job["urls"]["cancel"]), 410, "expired")

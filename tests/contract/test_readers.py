@@ -135,8 +135,8 @@ class TestTheStore:
         store.beat([claim])
         store.redis.zadd("dq:leases", {keys.ref(tenant, running): 1})
         store.redis.delete("dq:sweep")
-        store.reap()
-        store.promote()
+        store.sweeps.reap()
+        store.sweeps.promote()
         others()
         self.read_all(caller, [queued, running])
 

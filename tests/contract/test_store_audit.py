@@ -87,7 +87,7 @@ def found(store: JobStore, own: Settings, *, may_repair: bool = True, in_hand: i
 
 
 def test_a_sound_store_has_nothing(store: JobStore, own: Settings) -> None:
-    store.promote()
+    store.sweeps.promote()
     assert found(store, own) == []
 
 
@@ -236,12 +236,12 @@ def test_a_mended_lease_runs_out(store: JobStore, own: Settings) -> None:
     ref = lose_from("running")(store)
     found(store, own)
     store.redis.zadd("dq:leases", {ref: 1})
-    store.reap()
+    store.sweeps.reap()
     assert store.get(*keys.split_ref(ref)).state is JobState.QUEUED
 
 
 def test_doorbells_in_workers_hands_are_not_missing(store: JobStore, own: Settings) -> None:
-    (pool,) = store.pools()
+    (pool,) = store.fleet.pools()
     assert pool.suspect_jobs == 1, "whose bell a busy worker may have answered: it is not missed"
     store.redis.ltrim(keys.bell("p"), 0, pool.ready_jobs - 2)
     assert found(store, own, in_hand=0, may_repair=False) == []

@@ -153,7 +153,7 @@ class TestSuspects:
             case _:
                 quick.abandon(alone)
                 quick.redis.delete("dq:sweep")
-                quick.reap()
+                quick.sweeps.reap()
         assert quick.redis.get(f"dq:emptying:{pool}") is None
 
     def test_while_it_runs_its_place_is_kept(self, quick: JobStore, tenant: str, pool: str) -> None:

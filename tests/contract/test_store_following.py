@@ -56,8 +56,8 @@ def test_a_retention_of_its_own_leaves_nothing(store: JobStore, tenant: str, poo
     assert record.expires_at_ms is not None
     assert record.finished_at_ms is not None
     assert record.expires_at_ms - record.finished_at_ms == 50
-    eventually(lambda: (tenant, job.id) in store.due_for_expiry(), what="the job's end of retention")
-    store.forget(tenant, job.id)
+    eventually(lambda: (tenant, job.id) in store.sweeps.due_for_expiry(), what="the job's end of retention")
+    store.sweeps.forget(tenant, job.id)
     with pytest.raises(NotFound):
         store.get(tenant, job.id)
 
@@ -72,7 +72,7 @@ def test_a_key_outlives_no_forgotten_job(store: JobStore, tenant: str, pool: str
     assert claim is not None
     store.commit(claim, {}, {})
     assert not store.submit(keyed()).created
-    store.forget(tenant, first.id)
+    store.sweeps.forget(tenant, first.id)
     again = store.submit(keyed())
     assert again.created
     assert again.id != first.id

@@ -391,7 +391,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
                 assert store.abandon(owner) == "ok"
             else:
                 store.redis.zadd("dq:leases", {keys.ref(job.tenant, job.id): 1})
-            store.reap()
+            store.sweeps.reap()
             job.losses += 1
             job.lost_step = job.saved.step if job.saved else 0
             is_poison = job.alone and job.losses >= settings.max_losses
@@ -428,7 +428,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
 
         @rule()
         def reap(self) -> None:
-            store.reap()
+            store.sweeps.reap()
             self.late_ones_expire()
 
         def late_ones_expire(self) -> None:
@@ -441,7 +441,7 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
         def retries_come_due(self) -> None:
             for ref in store.redis.zrange("dq:delayed", 0, -1):
                 store.redis.zadd("dq:delayed", {ref: 1})
-            store.promote()
+            store.sweeps.promote()
             for job in self.jobs.values():
                 if job.delayed:
                     job.delayed = False
@@ -506,14 +506,14 @@ def machine_for(store: JobStore, settings: Settings) -> type[RuleBasedStateMachi
             for tenant in TENANTS:
                 queued = [j for j in self.jobs.values() if j.tenant == tenant and j.state == JobState.QUEUED]
                 assert int(store.redis.get(f"dq:queued:{tenant}") or 0) == len(queued)
-            counts = store.counts()
+            counts = store.fleet.counts()
             assert counts.get(("all", "fenced"), 0) == self.fenced
             for state in FINAL:
                 ended = [job for job in self.jobs.values() if job.state == state]
                 assert counts.get(("probe", state.value), 0) == len(ended)
 
         def teardown(self) -> None:
-            store.promote()
+            store.sweeps.promote()
             for name, pool in self.pools.items():
                 ready = len(pool.order()) + len(pool.suspects)
                 assert store.redis.llen(keys.bell(name)) >= ready, "a ready job has no doorbell"

@@ -47,9 +47,9 @@ def age(store: JobStore, ids: list[str]) -> None:
         assert 0 < store.redis.pttl(f"dq:events:{TENANT}:{job_id}") <= 3_600_000
         store.redis.delete(f"dq:events:{TENANT}:{job_id}")
         store.redis.zadd("dq:expiry", {f"{TENANT}:{job_id}": LONG_AGO})
-    while due := store.due_for_expiry():
+    while due := store.sweeps.due_for_expiry():
         for tenant, job_id in due:
-            store.forget(tenant, job_id)
+            store.sweeps.forget(tenant, job_id)
 
 
 def used(store: JobStore) -> int:

@@ -66,6 +66,6 @@ def test_a_dead_workers_jobs_come_back_in_their_order(settings: Settings, tenant
     store.redis.zadd("dq:leases", {keys.ref(tenant, job_id): 1 for job_id in given})
     while any(store.get(tenant, job_id).state is JobState.RUNNING for job_id in given):
         store.redis.delete("dq:sweep")
-        store.reap()
+        store.sweeps.reap()
     assert store.redis.zcard(f"dq:suspects:{pool}") == 20
     assert order_of_claims(store, pool) == given

@@ -35,7 +35,7 @@ def test_it_comes_back_to_its_place(store: JobStore, tenant: str, pool: str) -> 
     first = submit(store, tenant, pool)
     submit(store, tenant, pool)
     store.release(claimed(store, pool), delay_s=0.001)
-    eventually(lambda: store.promote() and store.get(tenant, first).due_at_ms is None)
+    eventually(lambda: store.sweeps.promote() and store.get(tenant, first).due_at_ms is None)
     assert claimed(store, pool).id == first
 
 
@@ -57,7 +57,7 @@ def test_a_claim_knows_the_last_error_not_what_came_between(store: JobStore, ten
     first = claimed(store, pool)
     assert first.last_error_code == ""
     store.fail(first, FULL, delay_s=0)
-    eventually(lambda: store.promote()[0] or store.redis.zcard("dq:delayed") == 0)
+    eventually(lambda: store.sweeps.promote()[0] or store.redis.zcard("dq:delayed") == 0)
     second = claimed(store, pool)
     assert (second.last_error_code, second.failures) == ("out_of_memory", 1)
     store.release(second)

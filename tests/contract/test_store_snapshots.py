@@ -34,9 +34,9 @@ def test_a_late_attempt_cannot_overwrite_it(store: JobStore, tenant: str, pool: 
     store.release(late)
     current = claimed(store, pool)
     store.note_snapshot(current, TWO)
-    fenced = store.counts().get(("all", "fenced"), 0)
+    fenced = store.fleet.counts().get(("all", "fenced"), 0)
     assert store.note_snapshot(late, ONE) is Signal.LOST
-    assert store.counts()["all", "fenced"] > fenced
+    assert store.fleet.counts()["all", "fenced"] > fenced
     store.release(current)
     assert claimed(store, pool).snapshot == TWO
 
@@ -63,7 +63,7 @@ def test_an_abandoned_job_counts_as_lost_at_the_next_sweep(store: JobStore, tena
     claim = claimed(store, pool)
     assert store.abandon(claim) is Signal.OK
     store.redis.delete("dq:sweep")  # other tests' workers may have swept long ago
-    store.reap()
+    store.sweeps.reap()
     record = store.get(tenant, job_id)
     assert (record.state, record.losses, record.failures) == (JobState.QUEUED, 1, 0)
     assert [attempt.outcome for attempt in record.attempts] == ["lost"]
@@ -77,7 +77,7 @@ class TestLosses:
     def lose(store: JobStore, claim: Claim) -> None:
         store.abandon(claim)
         store.redis.delete("dq:sweep")
-        store.reap()
+        store.sweeps.reap()
 
     def test_progress_beyond_the_last_loss_forgets_them(self, store: JobStore, tenant: str, pool: str) -> None:
         job_id = submit(store, tenant, pool)

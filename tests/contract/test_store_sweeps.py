@@ -32,7 +32,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobStore]:
 @pytest.fixture
 def store(own: JobStore) -> JobStore:
     own.redis.flushall()
-    own.reap()
+    own.sweeps.reap()
     return own
 
 
@@ -68,39 +68,39 @@ class TestOutage:
         end_lease(store, dead)
         swept(store, OUTAGE_MS)
         for _ in range(3):  # as many reapers as like
-            assert store.reap().requeued == 0
+            assert store.sweeps.reap().requeued == 0
         grace_ms = int(store.redis.hget("dq:sweep", "spared_until")) - store.now_ms()
         assert 5_000 < grace_ms <= 6_000, "a beat and a time-out: within what invariant 5 allows beyond the lease"
         assert store.beat([alive]) == [Signal.OK]
         spared(store, -1)
-        assert store.reap().requeued == 1
+        assert store.sweeps.reap().requeued == 1
         assert store.get("ant", alive.id).state is JobState.RUNNING
         assert (store.get("ant", dead.id).state, store.get("ant", dead.id).losses) == (JobState.QUEUED, 1)
 
     def test_without_one_nothing_waits(self, store: JobStore) -> None:
         end_lease(store, started(store))
         swept(store, 2_500)  # slow sweeps, but sweeps
-        assert store.reap().requeued == 1
+        assert store.sweeps.reap().requeued == 1
 
     def test_slow_sweeps_do_not_put_it_off_for_ever(self, store: JobStore) -> None:
         end_lease(store, started(store))
         swept(store, 5_500)
-        assert store.reap().requeued == 0
+        assert store.sweeps.reap().requeued == 0
         swept(store, 5_500)
         spared(store, -1_000)
-        assert store.reap().requeued == 1
+        assert store.sweeps.reap().requeued == 1
 
     def test_a_clock_set_back_does_not_either(self, store: JobStore) -> None:
         end_lease(store, started(store))
         swept(store, -600_000)
         spared(store, 600_000)
-        assert store.reap().requeued == 1
+        assert store.sweeps.reap().requeued == 1
 
     def test_deadlines_do_not_wait(self, store: JobStore) -> None:
         job_id = submit(store, "ant", "p", deadline_s=60)
         store.redis.zadd("dq:deadlines", {f"ant:{job_id}": 1})
         swept(store, OUTAGE_MS)
-        assert store.reap().expired == 1
+        assert store.sweeps.reap().expired == 1
 
 
 class TestBlame:
@@ -108,11 +108,11 @@ class TestBlame:
 
     @staticmethod
     def announce(store: JobStore, started_at_ms: int = 5) -> None:
-        store.announce(WorkerInfo("w", "p", ["probe"], [], "cpu", 1, 0, "ready", "1", started_at_ms))
+        store.fleet.announce(WorkerInfo("w", "p", ["probe"], [], "cpu", 1, 0, "ready", "1", started_at_ms))
 
     @staticmethod
     def outcome(store: JobStore, claim: Claim) -> tuple[JobState, int]:
-        store.reap()
+        store.sweeps.reap()
         record = store.get("ant", claim.id)
         assert [attempt.outcome for attempt in record.attempts] == ["lost"]
         return record.state, record.losses

@@ -91,7 +91,7 @@ class Cluster:
         """Names of those the store lists, restricted to the present incarnations."""
         try:
             names = {s.name for s in self.stations if s.process and s.process.exit_code is None}
-            return {info.name for info in self.store.workers()} & names
+            return {info.name for info in self.store.fleet.workers()} & names
         except StoreUnavailable:
             return set()
 

@@ -10,16 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 from shared.records.job import Claim
+from shared.settings import Settings
 from shared.store import keys
 from shared.store.jobs import JobStore, Signal
+from shared.store.workers import FleetStore
 from tests.faults import effects
 from worker import node
 
 __all__ = ["FutureStore", "main"]
 
 
-class FutureStore(JobStore):
-    """Writes what today's readers do not know."""
+class FutureFleet(FleetStore):
+    """Announces what today's readers do not know."""
 
     def announce(self, worker: Any) -> None:
         """With members, a kind and a model that are not of today."""
@@ -28,6 +30,14 @@ class FutureStore(JobStore):
         told["kinds"] = [*worker.kinds, "hologram"]
         told["models"] = [*worker.models, {"id": "hologram-1", "variants": []}]
         self.redis.set(keys.worker(worker.name), json.dumps(told), px=self._lease_ms)
+
+
+class FutureStore(JobStore):
+    """Writes what today's readers do not know."""
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        super().__init__(client, settings)
+        self.fleet = FutureFleet(client, settings)
 
     def claim(self, *arguments: Any, **options: Any) -> Any:
         """The record is of the future from now on."""

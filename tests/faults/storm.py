@@ -117,4 +117,4 @@ class Storm:
 
     def fenced(self) -> int:
         """Writes of late workers that the store refused, of any sort."""
-        return self.cluster.store.counts().get(("all", "fenced"), 0)
+        return self.cluster.store.fleet.counts().get(("all", "fenced"), 0)

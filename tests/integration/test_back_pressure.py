@@ -95,9 +95,9 @@ LET_THROUGH: dict[str, Callable[[JobStore, Claim, str], object]] = {
     "abandon": lambda store, claim, _queued: store.abandon(claim),
     "snapshot": lambda store, claim, _queued: store.note_snapshot(claim, SavedRun("k", 1, 1, "0" * 64)),
     "cancel": lambda store, _claim, queued: store.cancel(TENANT, queued),
-    "reap": lambda store, _claim, _queued: store.reap(),
-    "promote": lambda store, _claim, _queued: store.promote(),
-    "announce": lambda store, _claim, _queued: store.announce(
+    "reap": lambda store, _claim, _queued: store.sweeps.reap(),
+    "promote": lambda store, _claim, _queued: store.sweeps.promote(),
+    "announce": lambda store, _claim, _queued: store.fleet.announce(
         WorkerInfo("w", POOL, ["probe"], [], "cpu", 1, 0, "ready", "0", 1)
     ),
 }

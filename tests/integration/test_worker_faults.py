@@ -117,7 +117,7 @@ class TestKilled:
         try:
             other = Worker(probes, store, tmp_path)
             record = until(store, tenant, job_id)
-            fenced = store.counts().get(("all", "fenced"), 0)
+            fenced = store.fleet.counts().get(("all", "fenced"), 0)
         finally:
             frozen.process.signal(signal.SIGCONT)
         assert record.worker == other.name
@@ -126,7 +126,7 @@ class TestKilled:
         assert after == record  # final states never change
         assert after.result is not None
         assert after.result["files"][0]["key"].split("/")[-2] == "a2"
-        assert store.counts().get(("all", "fenced"), 0) >= fenced
+        assert store.fleet.counts().get(("all", "fenced"), 0) >= fenced
         assert (frozen.stop(), other.stop()) == (0, 0)
 
 
@@ -251,7 +251,7 @@ class TestDrained:
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         arguments = (
-            "-m", "celery", "-A", "worker.app", "worker", "--pool=threads", "-c", "2", "-Q", f"bell:{pool}",
+            "-m", "celery", "-A", "worker.app", "worker", "-c", "2", "-Q", f"bell:{pool}",
             "--without-gossip", "--without-mingle", "--without-heartbeat",
         )  # fmt: skip
         worker = Worker(probes, store, tmp_path, arguments=arguments)
@@ -405,7 +405,7 @@ class TestObjectStoreAway:
         first = submit(store, tenant, pool, write_bytes=1000, steps=1)
         eventually(lambda: scraped(worker, "dreamqueue_spool_full") == 1, what="back-pressure")
         second = submit(store, tenant, pool)
-        rung = store.counts().get(("all", "fenced"), 0)
+        rung = store.fleet.counts().get(("all", "fenced"), 0)
         assert "nothing is claimed" in worker.log
         eventually(lambda: store.redis.llen(keys.bell(pool)) == 0, what="the second job's doorbell heard")
         assert store.get(tenant, second).attempt == 0
@@ -413,7 +413,7 @@ class TestObjectStoreAway:
         for job_id in (first, second):
             record = until(store, tenant, job_id)
             assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1)
-        assert store.counts().get(("all", "fenced"), 0) == rung
+        assert store.fleet.counts().get(("all", "fenced"), 0) == rung
         assert scraped(worker, "dreamqueue_spool_full") == 0
         assert worker.stop() == 0
 

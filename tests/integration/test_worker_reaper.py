@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_sweep_goes_on_while_there_is_more(
 
 
 def test_but_not_without_an_end(settings: Settings, objects: ObjectStore) -> None:
-    class Store:
+    class Sweeps:
         reaps = promotions = 0
 
         def reap(self, limit: int) -> Reaped:
@@ -72,6 +73,6 @@ def test_but_not_without_an_end(settings: Settings, objects: ObjectStore) -> Non
         def due_for_expiry(self, _limit: int) -> list[tuple[str, str]]:
             return []
 
-    store = Store()
-    Reaper(store, objects, settings).sweep()  # type: ignore[arg-type]
-    assert (store.reaps, store.promotions) == (ROUNDS, 1)
+    sweeps = Sweeps()
+    Reaper(SimpleNamespace(sweeps=sweeps), objects, settings).sweep()  # type: ignore[arg-type]
+    assert (sweeps.reaps, sweeps.promotions) == (ROUNDS, 1)

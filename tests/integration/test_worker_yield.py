@@ -74,7 +74,7 @@ def test_a_low_job_yields_to_a_high_one(worker: Worker, store: JobStore, tenant:
     assert record.state is JobState.SUCCEEDED
     assert (ended.finished_at_ms or 0) < (record.finished_at_ms or 0)
     assert [attempt.outcome for attempt in record.attempts] == ["released", "succeeded"]
-    assert store.counts()["all", "preempted"] >= 1
+    assert store.fleet.counts()["all", "preempted"] >= 1
 
 
 def test_a_normal_job_does_not_yield(worker: Worker, store: JobStore, tenant: str, pool: str) -> None:

@@ -116,7 +116,7 @@ class StandIn:
         described = [
             {"id": model, "family": "clip" if "clip" in model else "test", "sha256": "0" * 64} for model in models
         ]
-        self.store.announce(
+        self.store.fleet.announce(
             WorkerInfo(f"w-{uuid.uuid4().hex[:8]}", self.pool, ["dalle"], described, "cpu", slots, 0, "ready", "0", 1)
         )
 

@@ -41,7 +41,7 @@ class Worker:
 
     def info(self) -> WorkerInfo | None:
         """As the store lists it."""
-        return next((info for info in self._store.workers() if info.name == self.name), None)
+        return next((info for info in self._store.fleet.workers() if info.name == self.name), None)
 
     @property
     def log(self) -> str:

@@ -36,7 +36,7 @@ class Auditor:
         if not self._keep():
             return
         in_hand: dict[str, int] = {}
-        for worker in self._store.workers():
+        for worker in self._store.fleet.workers():
             in_hand[worker.pool] = in_hand.get(worker.pool, 0) + worker.slots
         started_at = kept_at = time.monotonic()
         for violations in self._audit.sweep(in_hand):

@@ -43,7 +43,7 @@ class Heartbeat:
         try:
             info = self._describe()
             self._renew(now, is_full=info.busy >= info.slots)
-            self._store.announce(info)
+            self._store.fleet.announce(info)
         except StoreUnavailable:
             self._give_up_overdue()
             raise

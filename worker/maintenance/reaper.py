@@ -40,7 +40,7 @@ class Reaper:
             self._expiry_at = time.monotonic() + min(EXPIRY_EVERY_S, 30 * self.thread.period_s)
 
     def _reap(self) -> int:
-        reaped = asdict(self._store.reap(BATCH))
+        reaped = asdict(self._store.sweeps.reap(BATCH))
         for what, count in reaped.items():
             if count:
                 REAPED.labels(what).inc(count)
@@ -48,7 +48,7 @@ class Reaper:
         return sum(reaped.values())
 
     def _promote(self) -> int:
-        promoted, rung = self._store.promote(BATCH)
+        promoted, rung = self._store.sweeps.promote(BATCH)
         if promoted:
             REAPED.labels("promoted").inc(promoted)
         if rung:
@@ -58,7 +58,7 @@ class Reaper:
     def _expire(self) -> bool:
         """Whether there is more, for the next sweep: deleting is slow, and leases do not wait for it. Artifacts first,
         then the record: a crash in between leaves something to find again."""
-        due = self._store.due_for_expiry(BATCH)
+        due = self._store.sweeps.due_for_expiry(BATCH)
         for tenant, job_id in due:
             try:
                 self._objects.delete_prefix(job_prefix(tenant, job_id))
@@ -67,7 +67,7 @@ class Reaper:
             except ObjectStoreUnavailable as error:
                 log.warning("artifacts could not be deleted", job_id=job_id, error=error.message)
                 return False
-            self._store.forget(tenant, job_id)
+            self._store.sweeps.forget(tenant, job_id)
             REAPED.labels("forgotten").inc()
         return len(due) == BATCH
 

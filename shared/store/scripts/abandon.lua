@@ -5,6 +5,6 @@
 even_when_full()
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
-redis.call('ZADD', 'dq:leases', now, ref)
+redis.call('ZADD', leases_key(), now, ref)
 redis.call('HDEL', job_key(ref), 'holder')
 return 'ok'

@@ -17,8 +17,8 @@ end
 local function sets_of(ref, pool)
   local tenant, id = split(ref)
   return {
-    line = {'dq:ready:' .. pool .. ':' .. tenant, id}, suspects = {'dq:suspects:' .. pool, ref},
-    held = {'dq:held', ref}, delayed = {'dq:delayed', ref}, leases = {'dq:leases', ref}, expiry = {'dq:expiry', ref},
+    line = {ready_key(pool, tenant), id}, suspects = {suspects_key(pool), ref},
+    held = {paused_key(), ref}, delayed = {delayed_key(), ref}, leases = {leases_key(), ref}, expiry = {expiry_key(), ref},
   }
 end
 
@@ -49,24 +49,24 @@ local function check_queued(ref, key, f, places, home)
   local tenant = split(ref)
   if places == 0 then
     report('queued_nowhere', ref, function()
-      redis.call('DECR', 'dq:queued:' .. tenant)  -- place counts it again
+      redis.call('DECR', queued_key(tenant))  -- place counts it again
       place(ref)
     end)
   elseif places > 1 then
     report('several_places', ref)
   elseif (home == 'held') ~= (f.paused == '1') then
     report('wrong_place', ref)
-  elseif home == 'line' and not redis.call('ZSCORE', 'dq:turn:' .. f.pool, tenant) then
+  elseif home == 'line' and not redis.call('ZSCORE', vtime_key(f.pool), tenant) then
     local subject = f.pool .. ':' .. tenant
     if not turnless[subject] then
       report('missing_turn', subject, function()
-        redis.call('ZADD', 'dq:turn:' .. f.pool, redis.call('GET', 'dq:clock:' .. f.pool) or '0', tenant)
+        redis.call('ZADD', vtime_key(f.pool), redis.call('GET', vclock_key(f.pool)) or '0', tenant)
       end)
     end
     turnless[subject] = true
   end
-  if f.deadline_at and f.deadline_at ~= '' and not redis.call('ZSCORE', 'dq:deadlines', ref) then
-    report('missing_deadline', ref, function() redis.call('ZADD', 'dq:deadlines', f.deadline_at, ref) end)
+  if f.deadline_at and f.deadline_at ~= '' and not redis.call('ZSCORE', deadlines_key(), ref) then
+    report('missing_deadline', ref, function() redis.call('ZADD', deadlines_key(), f.deadline_at, ref) end)
   end
 end
 
@@ -77,18 +77,18 @@ local function check(ref)
   for n, value in ipairs(redis.call('HMGET', key, unpack(names))) do f[names[n]] = value end
   if HOMES[f.state] and f.pool then  -- else a newer version's, which knows where it belongs
     local places, home = sort_out(ref, f.state, f.pool)
-    if f.state ~= 'queued' and redis.call('ZSCORE', 'dq:deadlines', ref) then
-      report('stray_entry', ref, function() redis.call('ZREM', 'dq:deadlines', ref) end)
+    if f.state ~= 'queued' and redis.call('ZSCORE', deadlines_key(), ref) then
+      report('stray_entry', ref, function() redis.call('ZREM', deadlines_key(), ref) end)
     end
     local is_final = f.state ~= 'queued' and f.state ~= 'running'
     if is_final ~= (f.finished_at and f.finished_at ~= '' or false) then report('finished_at', ref) end
     if f.state == 'queued' then
       check_queued(ref, key, f, places, home)
     elseif f.state == 'running' and places == 0 then
-      report('missing_lease', ref, function() redis.call('ZADD', 'dq:leases', now + lease_ms, ref) end)
+      report('missing_lease', ref, function() redis.call('ZADD', leases_key(), now + lease_ms, ref) end)
     elseif is_final and places == 0 then
       report('missing_expiry', ref, function()
-        redis.call('ZADD', 'dq:expiry', f.expires_at and f.expires_at ~= '' and f.expires_at or now + conf.result_ttl_ms, ref)
+        redis.call('ZADD', expiry_key(), f.expires_at and f.expires_at ~= '' and f.expires_at or now + conf.result_ttl_ms, ref)
       end)
     end
   end

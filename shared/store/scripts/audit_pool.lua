@@ -7,15 +7,15 @@ even_when_full()
 local pool = ARGV[3]
 local found = {}
 local ready = 0
-for _, tenant in ipairs(redis.call('ZRANGE', 'dq:turn:' .. pool, 0, -1)) do
-  local size = redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant)
+for _, tenant in ipairs(redis.call('ZRANGE', vtime_key(pool), 0, -1)) do
+  local size = redis.call('ZCARD', ready_key(pool, tenant))
   ready = ready + size
   if size == 0 then
     if ARGV[2] == '1' then retire_vtime(pool, tenant) end
     for _, value in ipairs({'empty_turn', pool .. ':' .. tenant, ARGV[2]}) do found[#found + 1] = value end
   end
 end
-local missing = ready - redis.call('LLEN', 'dq:bell:' .. pool)
+local missing = ready - redis.call('LLEN', bell_key(pool))
 if missing > tonumber(ARGV[4]) then
   if ARGV[2] == '1' then
     for _ = 1, math.min(missing, 1000) do ring(pool) end

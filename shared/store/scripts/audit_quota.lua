@@ -4,9 +4,9 @@
 -- ARGV 2 '1' to repair  3 most members to look at  then tenants
 -- Returns triples: invariant, tenant, '1' if repaired
 even_when_full()
-local pools = redis.call('SMEMBERS', 'dq:pools')
-local mixed = {'dq:held', 'dq:delayed'}
-for _, pool in ipairs(pools) do mixed[#mixed + 1] = 'dq:suspects:' .. pool end
+local pools = redis.call('SMEMBERS', pools_key())
+local mixed = {paused_key(), delayed_key()}
+for _, pool in ipairs(pools) do mixed[#mixed + 1] = suspects_key(pool) end
 local size = 0
 for _, key in ipairs(mixed) do size = size + redis.call('ZCARD', key) end
 if size > tonumber(ARGV[3]) then return {} end
@@ -22,9 +22,9 @@ local found = {}
 for i = 4, #ARGV do
   local tenant = ARGV[i]
   local queued = counted[tenant] or 0
-  for _, pool in ipairs(pools) do queued = queued + redis.call('ZCARD', 'dq:ready:' .. pool .. ':' .. tenant) end
-  if tonumber(redis.call('GET', 'dq:queued:' .. tenant) or '0') ~= queued then
-    if ARGV[2] == '1' then redis.call('SET', 'dq:queued:' .. tenant, queued) end
+  for _, pool in ipairs(pools) do queued = queued + redis.call('ZCARD', ready_key(pool, tenant)) end
+  if tonumber(redis.call('GET', queued_key(tenant)) or '0') ~= queued then
+    if ARGV[2] == '1' then redis.call('SET', queued_key(tenant), queued) end
     for _, value in ipairs({'wrong_quota', tenant, ARGV[2]}) do found[#found + 1] = value end
   end
 end

@@ -29,12 +29,11 @@ for i = 5, #ARGV, 3 do
   if state ~= 'running' or attempt ~= ARGV[i + 1] then
     replies[#replies + 1] = 'lost'
   else
-    redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
+    redis.call('ZADD', leases_key(), now + lease_ms, ref)
     local signal = signal_for(ref)
-    local draining = pool and redis.call('GET', 'dq:emptying:' .. pool)
+    local is_draining = pool and drains(pool, worker, ref, lease_ms)
     local may_move = ARGV[i + 2] == '1' and snapshot and alone ~= '1'
-    if draining == ref then redis.call('PEXPIRE', 'dq:emptying:' .. pool, lease_ms) end
-    if signal == 'ok' and may_move and draining == worker then signal = 'yield' end
+    if signal == 'ok' and may_move and is_draining then signal = 'yield' end
     replies[#replies + 1] = signal
     is_yielding = is_yielding or signal == 'yield'
     if signal == 'ok' and may_move then consider(ref, #replies) end

@@ -15,7 +15,7 @@ if state == 'queued' then
 end
 if state == 'running' then
   if redis.call('HSET', key, 'cancel', '1') == 1 then emit(ref, 'cancelling', '{"state":"running"}') end
-  redis.call('PUBLISH', 'dq:nudge:' .. worker, ref)
+  redis.call('PUBLISH', control_key(worker), ref)
   return 'running'
 end
 return 'final:' .. state

@@ -1,7 +1,5 @@
--- Give the waiting worker the next job of a pool: the tenant whose turn it is, its lowest rank. A suspect goes only to
--- a worker that holds nothing else: when nothing is in line, or before all others once it has waited long enough. The
--- latter is one worker's at a time, from the moment it is told to take nothing until the suspect's run has ended, and
--- that worker takes a job from the line before its next one. A suspect uses its tenant's turn as any job does.
+-- Give the waiting worker the next job of a pool: the tenant whose turn it is, its lowest rank (lib/fairness.lua), or a
+-- suspect, which runs alone (lib/isolation.lua). A suspect uses its tenant's turn as any job does.
 --   dq:turn:{pool} zset, dq:clock:{pool}  whose turn      dq:ready:{pool}:{tenant} zset  popped
 --   dq:suspects:{pool} zset  popped                       dq:emptying:{pool} string  the worker told to wait, then the ref
 --   dq:forced:{pool} string  the worker that owes the line a job
@@ -12,8 +10,6 @@
 --    request id or ''}
 even_when_full()
 local pool, worker, lease_ms, is_idle = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
-local vtime, suspects, draining = 'dq:turn:' .. pool, 'dq:suspects:' .. pool, 'dq:emptying:' .. pool
-local forced_by = 'dq:forced:' .. pool
 local skips = 100  -- late jobs dropped at most on the way; the next doorbell goes on from there
 
 local function run(ref, alone, deadline)
@@ -27,8 +23,8 @@ local function run(ref, alone, deadline)
   attempts[#attempts + 1] = {number = attempt, worker = worker, started_at = now, alone = alone or nil}
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'holder', process_of(worker), 'claimed_at', now,
     'started_at', f[7] or now, 'attempts', cjson.encode(attempts), 'progress', '', 'alone', alone and '1' or '')
-  redis.call('ZREM', 'dq:deadlines', ref)
-  redis.call('ZADD', 'dq:leases', now + lease_ms, ref)
+  redis.call('ZREM', deadlines_key(), ref)
+  redis.call('ZADD', leases_key(), now + lease_ms, ref)
   emit(ref, 'started', '{"state":"running","attempt":' .. attempt .. ',"worker":"' .. worker .. '"}')
   return {tenant, id, f[1] or '', attempt, f[2] or '', f[3] or '', f[4] or '', deadline or '', f[5] or '', now,
     f[8] or '', alone and '1' or '', f[9] or '', f[10] or ''}
@@ -38,7 +34,7 @@ end
 local function is_due(ref)
   local state, deadline = unpack(redis.call('HMGET', job_key(ref), 'state', 'deadline_at'))
   if state ~= 'queued' then return false end
-  redis.call('DECR', 'dq:queued:' .. (split(ref)))
+  redis.call('DECR', queued_key((split(ref))))
   if deadline and deadline ~= '' and tonumber(deadline) <= now then
     finish(ref, 'expired', deadline_exceeded('before a worker was free'))
     return false
@@ -46,31 +42,14 @@ local function is_due(ref)
   return true, deadline
 end
 
--- What it costs a tenant when its job runs out of turn.
-local function charge(tenant)
-  if redis.call('ZSCORE', vtime, tenant) then
-    redis.call('ZINCRBY', vtime, stride_of(tenant), tenant)
-    return
-  end
-  local vtags = 'dq:tags:' .. pool
-  local vclock = tonumber(redis.call('GET', 'dq:clock:' .. pool) or '0')
-  local tag = math.max(vclock, tonumber(redis.call('HGET', vtags, tenant) or '0'))
-  redis.call('HSET', vtags, tenant, string.format('%.0f', tag + stride_of(tenant)))
-end
-
 local function from_suspects(is_forced)
   while skips > 0 do
-    local ref = redis.call('ZPOPMIN', suspects)[1]
+    local ref = pop_suspect(pool)
     if not ref then return nil end
     local due, deadline = safely(ref, is_due)
     if due then
-      if is_forced then
-        redis.call('SET', draining, ref, 'PX', lease_ms)
-        redis.call('SET', forced_by, worker)
-      elseif redis.call('GET', draining) == worker then
-        redis.call('DEL', draining)
-      end
-      charge((split(ref)))
+      suspect_starts(pool, worker, ref, is_forced, lease_ms)
+      charge(pool, (split(ref)))
       local claimed = safely(ref, run, true, deadline)
       if claimed then return claimed end
     end
@@ -80,18 +59,15 @@ end
 
 local function from_line()
   while skips > 0 do
-    local head = redis.call('ZRANGE', vtime, 0, 0, 'WITHSCORES')
-    if #head == 0 then return nil end
-    local tenant, tag = head[1], head[2]
-    local id = redis.call('ZPOPMIN', 'dq:ready:' .. pool .. ':' .. tenant)[1]
+    local tenant, turn = next_turn(pool)
+    if not tenant then return nil end
+    local id = redis.call('ZPOPMIN', ready_key(pool, tenant))[1]
     local due, deadline = false, nil
     local ref = id and tenant .. ':' .. id
     if ref then due, deadline = safely(ref, is_due) end
     if due then
-      redis.call('SET', 'dq:clock:' .. pool, tag)
-      redis.call('ZINCRBY', vtime, stride_of(tenant), tenant)
-      retire_vtime(pool, tenant)
-      if redis.call('GET', forced_by) == worker then redis.call('DEL', forced_by) end
+      take_turn(pool, tenant, turn)
+      line_served(pool, worker)
       local claimed = safely(ref, run, false, deadline)
       if claimed then return claimed end
     end
@@ -100,13 +76,9 @@ local function from_line()
   end
 end
 
-local waiting_since = tonumber(redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2])
-local has_line = redis.call('ZCARD', vtime) > 0
-local chosen = redis.call('GET', draining)
-local may_force = (not chosen or chosen == worker) and not (has_line and redis.call('GET', forced_by) == worker)
-if waiting_since and now - waiting_since >= tonumber(ARGV[6]) and may_force then
-  if is_idle then return from_suspects(has_line) or from_line() end
-  redis.call('SET', draining, worker, 'PX', lease_ms)
+if is_suspect_due(pool, worker, tonumber(ARGV[6])) then
+  if is_idle then return from_suspects(has_line(pool)) or from_line() end
+  set_worker_apart(pool, worker, lease_ms)
   return 'standby'
 end
 return from_line() or (is_idle and from_suspects(false)) or nil

@@ -3,7 +3,7 @@
 --   dq:collection:{tenant}:{name} hash  fingerprint, width, fields
 -- ARGV 2 tenant  3 name  4 id  5 fingerprint  6 width  7 fields JSON: {name: type}  8 fields of a type at most
 -- Returns {'ok'}, {'gone'}, {'model'}, {'type', field, its type} or {'fields', field}
-local key = 'dq:collection:' .. ARGV[2] .. ':' .. ARGV[3]
+local key = collection_key(ARGV[2], ARGV[3])
 local id, fingerprint, width, raw = unpack(redis.call('HMGET', key, 'id', 'fingerprint', 'width', 'fields'))
 if id ~= ARGV[4] then return {'gone'} end
 if fingerprint ~= '' and fingerprint ~= ARGV[5] then return {'model'} end

@@ -3,12 +3,12 @@
 --   dq:collection:{tenant}:{name} hash  read        dq:uncompacted zset  the collection leaves, or stays with another time
 -- ARGV 2 tenant  3 name  4 changes then  5 ms for which old versions are kept
 local ref = ARGV[2] .. ':' .. ARGV[3]
-local changes, changed_at = unpack(redis.call('HMGET', 'dq:collection:' .. ref, 'changes', 'changed_at'))
+local changes, changed_at = unpack(redis.call('HMGET', collection_key(ARGV[2], ARGV[3]), 'changes', 'changed_at'))
 if changes and changes ~= ARGV[4] then
-  redis.call('ZADD', 'dq:uncompacted', now, ref)
+  redis.call('ZADD', uncompacted_key(), now, ref)
 elseif changes and now - tonumber(changed_at) < tonumber(ARGV[5]) then
-  redis.call('ZADD', 'dq:uncompacted', now + tonumber(ARGV[5]), ref)
+  redis.call('ZADD', uncompacted_key(), now + tonumber(ARGV[5]), ref)
 else
-  redis.call('ZREM', 'dq:uncompacted', ref)
+  redis.call('ZREM', uncompacted_key(), ref)
 end
 return 1

@@ -3,7 +3,7 @@
 -- ARGV 2 tenant  3 name  4 id  5 table  6 model  7 its fingerprint or ''  8 description  9 most that a tenant may have
 -- Returns 'created', 'exists' or 'full'
 local tenant, name = ARGV[2], ARGV[3]
-local key, names = 'dq:collection:' .. tenant .. ':' .. name, 'dq:collections:' .. tenant
+local key, names = collection_key(tenant, name), collections_key(tenant)
 if redis.call('EXISTS', key) == 1 then return 'exists' end
 if redis.call('ZCARD', names) >= tonumber(ARGV[9]) then return 'full' end
 redis.call('HSET', key, 'id', ARGV[4], 'table', ARGV[5], 'model', ARGV[6], 'fingerprint', ARGV[7], 'width', 0,

@@ -4,11 +4,11 @@
 -- Returns 1, or 0 when there is none
 even_when_full()
 local tenant, name = ARGV[2], ARGV[3]
-local key = 'dq:collection:' .. tenant .. ':' .. name
+local key = collection_key(tenant, name)
 local held, pending = unpack(redis.call('HMGET', key, 'table', 'next_table'))
 if not held then return 0 end
-redis.call('ZADD', 'dq:dropped', now, held)
-if pending ~= '' then redis.call('ZADD', 'dq:dropped', now, pending) end
+redis.call('ZADD', dropped_key(), now, held)
+if pending ~= '' then redis.call('ZADD', dropped_key(), now, pending) end
 redis.call('DEL', key)
-redis.call('ZREM', 'dq:collections:' .. tenant, name)
+redis.call('ZREM', collections_key(tenant), name)
 return 1

@@ -3,6 +3,6 @@
 --   dq:uncompacted zset  the collection stays, at the time when it may be taken again
 -- ARGV 2 ms since it was first written to  3 ms that the work may take
 -- Returns {tenant:name}, or nothing
-local found = redis.call('ZRANGE', 'dq:uncompacted', '-inf', now - tonumber(ARGV[2]), 'BYSCORE', 'LIMIT', 0, 1)
-if #found > 0 then redis.call('ZADD', 'dq:uncompacted', now - tonumber(ARGV[2]) + tonumber(ARGV[3]), found[1]) end
+local found = redis.call('ZRANGE', uncompacted_key(), '-inf', now - tonumber(ARGV[2]), 'BYSCORE', 'LIMIT', 0, 1)
+if #found > 0 then redis.call('ZADD', uncompacted_key(), now - tonumber(ARGV[2]) + tonumber(ARGV[3]), found[1]) end
 return found

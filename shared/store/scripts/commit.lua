@@ -2,8 +2,7 @@
 -- and keeps the pictures that were finished. A job that follows from this one is accepted in the same step.
 --   dq:job:{ref} hash  result, timings, final state        dq:pace:{pool} hash  average run time of the kind
 -- ARGV 2 ref  3 attempt  4 'succeeded' or 'cancelled'  5 result JSON  6 timings JSON
---      7 the following job: '', or JSON {id, pool, kind, spec, priority, offset_ms, metadata, fingerprint,
---        request_id}
+--      7 the following job: '', or JSON as for submit, without deadline, retention and idempotency key
 -- Returns the state reached, or 'lost'
 even_when_full()
 local ref = ARGV[2]
@@ -16,14 +15,13 @@ finish(ref, state, nil)
 if state == 'succeeded' then
   if ARGV[7] ~= '' then
     local job = cjson.decode(ARGV[7])
-    job.deadline_ms, job.retry_of, job.ttl_ms = '', '', ''
     accept((split(ref)) .. ':' .. job.id, job)
   end
   local pool, kind, claimed_at = unpack(redis.call('HMGET', key, 'pool', 'kind', 'claimed_at'))
   if pool and kind then
     local took_s = (now - (tonumber(claimed_at or '') or now)) / 1000
-    local mean_s = tonumber(redis.call('HGET', 'dq:pace:' .. pool, kind) or '') or took_s
-    redis.call('HSET', 'dq:pace:' .. pool, kind, string.format('%.4f', mean_s + 0.1 * (took_s - mean_s)))
+    local mean_s = tonumber(redis.call('HGET', pace_key(pool), kind) or '') or took_s
+    redis.call('HSET', pace_key(pool), kind, string.format('%.4f', mean_s + 0.1 * (took_s - mean_s)))
   end
 end
 return state

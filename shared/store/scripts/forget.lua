@@ -5,8 +5,8 @@
 even_when_full()
 local ref = ARGV[2]
 local tenant = split(ref)
-if redis.call('HEXISTS', job_key(ref), 'ttl') == 1 then redis.call('ZREM', 'dq:jobs:' .. tenant, (select(2, split(ref)))) end
-redis.call('DEL', job_key(ref), 'dq:events:' .. ref)
-redis.call('ZREM', 'dq:expiry', ref)
-redis.call('ZREMRANGEBYSCORE', 'dq:jobs:' .. tenant, '-inf', '(' .. (now - conf.result_ttl_ms - conf.gone_ttl_ms))
+if redis.call('HEXISTS', job_key(ref), 'ttl') == 1 then redis.call('ZREM', jobs_key(tenant), (select(2, split(ref)))) end
+redis.call('DEL', job_key(ref), events_key(ref))
+redis.call('ZREM', expiry_key(), ref)
+redis.call('ZREMRANGEBYSCORE', jobs_key(tenant), '-inf', '(' .. (now - conf.result_ttl_ms - conf.gone_ttl_ms))
 return 1

@@ -17,5 +17,5 @@ if paused ~= '1' then
     place(ref)
   end
 end
-if state == 'running' then redis.call('PUBLISH', 'dq:nudge:' .. worker, 'pause ' .. ref) end
+if state == 'running' then redis.call('PUBLISH', control_key(worker), 'pause ' .. ref) end
 return state

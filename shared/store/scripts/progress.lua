@@ -5,6 +5,6 @@
 local ref = ARGV[2]
 if not owns(ref, ARGV[3]) then return 'lost' end
 redis.call('HSET', job_key(ref), 'progress', ARGV[5])
-redis.call('ZADD', 'dq:leases', now + tonumber(ARGV[4]), ref)
+redis.call('ZADD', leases_key(), now + tonumber(ARGV[4]), ref)
 emit(ref, ARGV[6], ARGV[7])
 return signal_for(ref)

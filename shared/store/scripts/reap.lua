@@ -13,13 +13,13 @@ local requeued, dead, cancelled, expired, late = 0, 0, 0, 0, 0
 -- holders. These get the time of one beat before any is reaped. Only a gap that began after the last such grace gives
 -- another, so slow sweeps cannot put it off for ever; a clock set back ends it.
 local function is_spared()
-  local f = redis.call('HMGET', 'dq:sweep', 'at', 'spared_until')
+  local f = redis.call('HMGET', sweep_key(), 'at', 'spared_until')
   local swept_at, spared_until = tonumber(f[1] or now), tonumber(f[2] or '0')
   if now - swept_at > gap_ms and now - spared_until > gap_ms then
     spared_until = now + grace_ms
-    redis.call('HSET', 'dq:sweep', 'spared_until', spared_until)
+    redis.call('HSET', sweep_key(), 'spared_until', spared_until)
   end
-  redis.call('HSET', 'dq:sweep', 'at', now)
+  redis.call('HSET', sweep_key(), 'at', now)
   return now < spared_until and spared_until - now <= grace_ms
 end
 
@@ -27,7 +27,7 @@ end
 -- should have beaten for the job long ago: the reply to its claim never reached it. That is nobody's death.
 local function is_holder_alive(worker, holder, lease_end)
   if not holder or holder == '' then return false end
-  local seen_at = tonumber(redis.call('ZSCORE', 'dq:workers', worker) or '0')
+  local seen_at = tonumber(redis.call('ZSCORE', workers_key(), worker) or '0')
   return seen_at > lease_end - lease_ms / 2 and process_of(worker) == holder
 end
 
@@ -60,10 +60,10 @@ local function reap(ref, lease_end)
   local key = job_key(ref)
   local state, deadline, alone, worker, holder = unpack(redis.call('HMGET', key, 'state', 'deadline_at', 'alone', 'worker', 'holder'))
   if state ~= 'running' then
-    redis.call('ZREM', 'dq:leases', ref)
+    redis.call('ZREM', leases_key(), ref)
     return
   end
-  redis.call('HINCRBY', 'dq:counts', 'all:leases_lost', 1)
+  count('all', 'leases_lost')
   if is_holder_alive(worker, holder, lease_end) and not is_cancelling(ref) then
     close_attempt(ref, 'lost', nil)
     requeue(ref, 'claim lost')
@@ -76,7 +76,7 @@ end
 local function rank_of(ref) return tonumber(redis.call('HGET', job_key(ref), 'rank')) end
 
 if not is_spared() then
-  local found = redis.call('ZRANGEBYSCORE', 'dq:leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  local found = redis.call('ZRANGEBYSCORE', leases_key(), '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
   local ended = {}
   for i = 1, #found, 2 do
     ended[#ended + 1] = {ref = found[i], lease_end = tonumber(found[i + 1]), rank = safely(found[i], rank_of) or 0}
@@ -93,11 +93,11 @@ local function expire(ref)
     finish(ref, 'expired', deadline_exceeded('before a worker was free'))
     expired = expired + 1
   else
-    redis.call('ZREM', 'dq:deadlines', ref)
+    redis.call('ZREM', deadlines_key(), ref)
   end
 end
 
-for _, ref in ipairs(redis.call('ZRANGEBYSCORE', 'dq:deadlines', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', deadlines_key(), '-inf', now, 'LIMIT', 0, ARGV[2])) do
   safely(ref, expire)
 end
 return {requeued, dead, cancelled, expired, late}

@@ -24,10 +24,6 @@ end
 requeue(ref, paused == '1' and 'paused' or is_called_away and 'yielded' or 'released')
 
 if is_called_away and first_id and redis.call('HGET', job_key(first_tenant .. ':' .. first_id), 'priority') == 'high' then
-  local tenant = split(ref)
-  local due = tonumber(redis.call('ZSCORE', 'dq:turn:' .. pool, tenant) or first_vtime + 1)
-  if due < first_vtime or (due == first_vtime and tenant < first_tenant) then
-    redis.call('ZADD', 'dq:turn:' .. pool, string.format('%.0f', first_vtime + 1), tenant)
-  end
+  let_go_first(pool, (split(ref)), first_tenant, first_vtime)
 end
 return 'queued'

@@ -24,7 +24,7 @@ def run(run: Run) -> Row:
     shifts = [SHIFT_S, -SHIFT_S, 0]
     stations = [Station(number, env=_env(shift)) for number, shift in enumerate(shifts)]
     with Storm.of(run, per_s=6, stations=stations, api_env=_env(-SHIFT_S)) as storm:
-        told = [info.started_at_ms for info in storm.cluster.store.workers()]
+        told = [info.started_at_ms for info in storm.cluster.store.fleet.workers()]
 
         def kill() -> None:
             storm.wait_alive(2)
