@@ -124,8 +124,7 @@ class Settings(BaseModel):
     )
     weights_dir: str = Field("", description="folder of registry.json; empty: the shipped models")
     kinds: str = Field(
-        "dalle,vqgan_clip,unclip,rank,classify,search,index,remove,reembed,duplicates,group,probe",
-        description="kinds this worker serves",
+        "default", description="kinds this worker serves, comma-separated; default: all that its installation brings"
     )
     worker_metrics_port: int = Field(9101, ge=0, le=65535, description="the worker's /metrics; 0: any free port")
     drain_grace_s: float = Field(20.0, ge=0, description="SIGTERM: running jobs may finish this long, then go back")

@@ -18,8 +18,8 @@ from shared.metrics import (
     SEARCH_STAGE_SECONDS,
     STEP_SECONDS,
 )
+from worker.engines.options import SearchEvents
 from worker.engines.scheduling.batch import BatchEvents
-from worker.engines.search.stages import SearchEvents
 
 __all__ = ["batch_events", "count_step", "search_events"]
 

@@ -17,6 +17,7 @@ from shared.errors import ObjectStoreUnavailable, StoreUnavailable
 from shared.logs import get_logger
 from shared.metrics import MODEL_LOAD_SECONDS
 from shared.settings import Settings
+from shared.specs.kinds import kinds, kinds_served
 from shared.storage import ObjectStore
 from shared.store.jobs import JobStore
 from shared.store.redis import connect
@@ -54,7 +55,6 @@ __all__ = ["WorkerNode"]
 log = get_logger(__name__)
 
 IO_THREADS = 8  # that upload and fetch pictures, for all jobs together
-COLLECTION_KINDS = frozenset({"classify", "search", "index", "remove", "reembed", "duplicates", "group"})
 UNHEARD_S = 8.0  # a run that has not ended so long after it was told to stop hangs in its engine
 
 
@@ -65,8 +65,8 @@ class WorkerNode:
         self.settings = settings
         self.is_draining = False  # a plain flag: set from a signal handler, which must not take a lock
         device_lock = DeviceLock()
-        self._kinds = [kind.strip() for kind in settings.kinds.split(",") if kind.strip()]
-        self._engines: dict[str, Engine] = build_engines(self._kinds, _options(settings, device_lock))
+        self._engines: dict[str, Engine] = build_engines(kinds_served(settings.kinds), _options(settings, device_lock))
+        self._kinds = list(self._engines)
         self._models: list[Model] = []
         self._started_at_ms = int(time.time() * 1000)
         self._metrics_port = 0
@@ -122,7 +122,7 @@ class WorkerNode:
 
     def _build_collections(self) -> CollectionAccess | None:
         """Where no kind needs collections, neither numpy nor an index library is loaded."""
-        if not COLLECTION_KINDS & set(self._kinds):
+        if not any(kinds()[name].takes_collections for name in self._kinds):
             return None
         from worker.collections.access import CollectionAccess
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.schemas.kind_name import KindName
 from shared.records.job import JobState
 
 __all__ = [
@@ -25,10 +26,6 @@ __all__ = [
 
 MAX_WAIT_S = 60
 MAX_DEADLINE_S = 7 * 86_400
-Kind = Literal[  # shared.specs.kinds.KINDS, as a type
-    "dalle", "vqgan_clip", "unclip", "rank", "classify", "search", "index", "remove", "reembed", "duplicates", "group",
-    "probe",
-]  # fmt: skip
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 Short = Annotated[str, Field(max_length=256)]
 
@@ -53,7 +50,7 @@ class JobEnvelope(Input):
 
     model_config = ConfigDict(strict=True)
 
-    kind: Kind
+    kind: KindName
     input: dict[str, Any]
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: float | None = Field(
@@ -78,7 +75,7 @@ class ListQuery(Input):
     """Which jobs to list, newest first."""
 
     state: JobState | None = None
-    kind: Kind | None = None
+    kind: KindName | None = None
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,12}$", description="next_cursor of the page before")
     limit: int = Field(default=50, ge=1, le=200)
 
@@ -176,7 +173,7 @@ class Job(Output):
     """A job: what was asked for, with every default filled in, and what happened to it."""
 
     id: str
-    kind: Kind
+    kind: KindName
     input: dict[str, Any]
     state: JobState
     priority: Literal["high", "normal", "low"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, get_args
+from typing import Any
 
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.schemas import jobs as schemas
 from api.schemas import search as search_schemas
-from shared.specs.kinds import Spec
+from shared.specs.kinds import Kind, kinds
 from shared.version import VERSION
 
 __all__ = ["INFO", "SECURITY", "openapi_document"]
@@ -28,21 +28,6 @@ SECURITY: dict[str, Any] = {
 }
 REF = "#/components/schemas/{model}"
 HIDDEN_PATHS = ("/ui/{name}", "/docs/{name}")
-PARTS = ("index", "remove", "reembed", "duplicates", "group")  # kinds whose collection a path names
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "dalle": {"prompts": ["a red apple"], "n": 16, "keep": 4},
-    "vqgan_clip": {"prompts": "a green tree:1 | fog:-0.3", "iterations": 100, "size": [64, 64]},
-    "unclip": {"prompts": ["a red apple"], "n": 16, "keep": 4},
-    "rank": {"images": ["img_" + "0" * 64], "prompt": "a red apple"},
-    "classify": {"images": ["img_" + "0" * 64], "labels": ["an apple", "a pear"]},
-    "search": {"collection": "fruit", "text": "red fruit", "terms": [{"text": "an apple", "weight": -0.5}]},
-    "index": {"collection": "fruit", "images": [{"image": "img_" + "0" * 64, "metadata": {"colour": "red"}}]},
-    "remove": {"collection": "fruit", "filter": {"field": "colour", "eq": "red"}},
-    "reembed": {"collection": "fruit", "model": "emoji-clip"},
-    "duplicates": {"collection": "fruit", "threshold": 0.95},
-    "group": {"collection": "fruit", "k": 8},
-    "probe": {"steps": 3},
-}
 
 
 def openapi_document(app: OpenAPI) -> dict[str, Any]:
@@ -72,12 +57,14 @@ def _examples(operation: dict[str, Any]) -> None:
         return
     asked = content["schema"]["$ref"].rpartition("/")[2]
     if asked == "JobRequest":
-        content["examples"] = {kind: {"value": {"kind": kind, "input": example}} for kind, example in EXAMPLES.items()}
-    for kind, example in EXAMPLES.items():
-        if asked == f"{kind.capitalize()}Spec":
-            content["example"] = example
-        elif asked == f"{kind.capitalize()}Input":
-            content["example"] = {field: value for field, value in example.items() if field != "collection"}
+        content["examples"] = {
+            name: {"value": {"kind": name, "input": dict(kind.example)}} for name, kind in kinds().items()
+        }
+    for kind in kinds().values():
+        if asked == _component(kind):
+            content["example"] = dict(kind.example)
+        elif asked == _part_name(kind):
+            content["example"] = {field: value for field, value in kind.example.items() if field != "collection"}
 
 
 def _answers() -> dict[str, Any]:
@@ -90,23 +77,38 @@ def _answers() -> dict[str, Any]:
 
 def _requests() -> dict[str, Any]:
     """`JobRequest`: one schema per kind, told apart by `kind`; each `input` is the spec without its own `kind`."""
-    specs: list[type[BaseModel]] = list(get_args(get_args(Spec)[0]))
-    asked: list[type[BaseModel]] = [*specs, search_schemas.CollectionInput]
-    _, document = models_json_schema([(model, "validation") for model in asked], ref_template=REF)
-    found: dict[str, Any] = document["$defs"]
+    ours = [kind.spec for kind in kinds().values() if not kind.package]
+    found = _schemas([*ours, search_schemas.CollectionInput])
     mapping: dict[str, str] = {}
-    for spec in specs:
-        kind = spec.model_fields["kind"].default
-        found[spec.__name__]["properties"].pop("kind")
-        found[f"{spec.__name__}Job"] = _envelope(kind, spec.__name__)
-        mapping[kind] = REF.format(model=f"{spec.__name__}Job")
-        if kind in PARTS:
-            found[f"{kind.capitalize()}Input"] = _part(found[spec.__name__])
+    for name, kind in kinds().items():
+        if kind.package:
+            found |= _schemas([kind.spec], f"{name}.")
+        component = _component(kind)
+        found[component]["properties"].pop("kind")
+        found[f"{component}Job"] = _envelope(name, component)
+        mapping[name] = REF.format(model=f"{component}Job")
+        if kind.is_part_of_collection:
+            found[_part_name(kind)] = _part(found[component])
     found["JobRequest"] = {
         "oneOf": [{"$ref": ref} for ref in mapping.values()],
         "discriminator": {"propertyName": "kind", "mapping": mapping},
     }
     return found
+
+
+def _schemas(asked: list[type[BaseModel]], prefix: str = "") -> dict[str, Any]:
+    """By their names in the document; the prefix keeps those of other packages apart from ours."""
+    template = REF.format(model=prefix + "{model}")
+    _, document = models_json_schema([(model, "validation") for model in asked], ref_template=template)
+    return {prefix + name: schema for name, schema in document["$defs"].items()}
+
+
+def _component(kind: Kind) -> str:
+    return f"{kind.name}.{kind.spec.__name__}" if kind.package else kind.spec.__name__
+
+
+def _part_name(kind: Kind) -> str:
+    return f"{kind.name.capitalize()}Input"
 
 
 def _part(spec: dict[str, Any]) -> dict[str, Any]:

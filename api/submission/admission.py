@@ -18,7 +18,8 @@ from api.submission.checks import SpecChecker
 from shared.errors import InvalidInput
 from shared.records.job import PRIORITIES, JobRecord, NewJob
 from shared.settings import Settings
-from shared.specs.kinds import GENERATORS, Spec, parse_spec, read_spec
+from shared.specs.kinds import kinds, parse_spec, read_spec
+from shared.specs.types import Spec
 
 __all__ = ["SubmitOptions", "fingerprint", "job_again", "job_from_input", "job_from_request"]
 
@@ -123,7 +124,7 @@ def _spec(kind: str, input_: dict[str, Any], prefix: str) -> Spec:
 
 def _resolved(spec: Spec, settings: Settings) -> Spec:
     """With what the caller left to us, so that the job echoes it and a retry repeats it."""
-    if spec.kind not in GENERATORS:
+    if not kinds()[spec.kind].makes_pictures:
         return spec
     drawn: dict[str, Any] = {}
     if getattr(spec, "seed", 0) is None:

@@ -15,7 +15,8 @@ from shared.errors import Conflict, Expired, InvalidInput, NotFound
 from shared.records.collection import Collection
 from shared.specs.clip import GENERATED, ClassifySpec, GroupSpec, IndexSpec, ReembedSpec, SearchSpec
 from shared.specs.filters import check_filter
-from shared.specs.kinds import ProbeSpec, Spec, VqganClipSpec, pictures_named
+from shared.specs.kinds import kinds
+from shared.specs.types import Spec
 from shared.storage import image_key, input_key
 
 __all__ = ["SpecChecker"]
@@ -36,9 +37,8 @@ class SpecChecker:
     def checked(self, spec: Spec) -> str:
         """The pool that the job goes to. Raises InvalidInput (also Rejected), Forbidden, NotFound, Conflict,
         Unavailable."""
-        if isinstance(spec, ProbeSpec):
+        if kinds()[spec.kind].is_for_operators:
             self.principal.require("admin")
-            return self.services.settings.pool_of(spec.kind)
         collection = self._collection(spec)
         pool = self.services.settings.pool_of(spec.kind, collection.id if collection else "")
         self._check_models(spec, collection, pool)
@@ -76,13 +76,14 @@ class SpecChecker:
 
     def _check_models(self, spec: Spec, collection: Collection | None, pool: str) -> None:
         """Refuse a model no live worker of the pool holds. With no worker alive, the job may wait for one."""
-        workers = self.services.fleet.pool(pool).workers
+        named = _models_named(spec, collection)
+        workers = self.services.fleet.pool(pool).workers if named else []
         if not workers:
             return
         served = [model for worker in workers for model in worker.models]
         is_clip = isinstance(spec, ReembedSpec)
         known = sorted({model["id"] for model in served if not is_clip or model.get("family") == "clip"})
-        for field, wanted in _models_named(spec, collection):
+        for field, wanted in named.items():
             if wanted not in known:
                 raise InvalidInput(
                     f"no worker has the {'CLIP' if is_clip else 'model'} {wanted}",
@@ -93,7 +94,7 @@ class SpecChecker:
 
     def _check_pictures(self, spec: Spec) -> None:
         """Refuse pictures this tenant does not have; another tenant's and an unknown one read the same."""
-        fields = {f"{self.at}{field}": ref for field, ref in pictures_named(spec).items()}
+        fields = {f"{self.at}{field}": ref for field, ref in spec.pictures_named().items()}
         refs = list(dict.fromkeys(fields.values()))
         if len(refs) <= 2:
             exists = {ref: self._exists(ref) for ref in refs}
@@ -147,14 +148,11 @@ class SpecChecker:
             ) from None
 
 
-def _models_named(spec: Spec, collection: Collection | None) -> list[tuple[str, str]]:
-    """(field, model). Pictures and texts that meet a collection are seen by the collection's own model."""
-    if isinstance(spec, VqganClipSpec):
-        perceptors = [(f"perceptors.{index}", model) for index, model in enumerate(spec.perceptors)]
-        return [("model", spec.model), *perceptors]
+def _models_named(spec: Spec, collection: Collection | None) -> dict[str, str]:
+    """Field -> model. Pictures and texts that meet a collection are seen by the collection's own model."""
     if isinstance(spec, IndexSpec | SearchSpec | ClassifySpec | GroupSpec) and collection is not None:
-        return [("collection", collection.model)] if _needs_model(spec) else []
-    return [("model", str(spec.model))] if hasattr(spec, "model") else []
+        return {"collection": collection.model} if _needs_model(spec) else {}
+    return spec.models_named()
 
 
 def _needs_model(spec: IndexSpec | SearchSpec | ClassifySpec | GroupSpec) -> bool:

@@ -18,7 +18,9 @@ from api.client.terminal.show import show_json
 from shared.errors import DreamqueueError, InvalidInput
 from shared.logs import configure_logs
 from shared.settings import Settings
-from shared.specs.kinds import KINDS, Spec, image_refs, parse_spec
+from shared.specs.kinds import image_refs, kinds, parse_spec
+from shared.specs.types import Spec
+from worker.engines.registry import UnknownKind
 from worker.executor.local_run import LocalContext, LocalRun, run_here
 from worker.transfer.encode import png_bytes
 from worker.transfer.inputs import decode_picture
@@ -59,7 +61,7 @@ class LocalPictures:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind")
 @click.argument("prompts", nargs=-1)
 @input_options
 @click.option(
@@ -90,6 +92,8 @@ def run(kind: str, prompts: tuple[str, ...], out: Path, previews: bool, output: 
         raise click.UsageError(error.message) from None
     except DreamqueueError as error:
         raise click.ClickException(f"{error.code}: {error.message}") from error
+    except UnknownKind as error:  # of another package, whose engine is broken
+        raise click.ClickException(str(error)) from None
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{kind} needs {error.name}: pip install 'dreamqueue[worker]'") from error
     _show(made, _saved(made, out), output)
@@ -97,6 +101,8 @@ def run(kind: str, prompts: tuple[str, ...], out: Path, previews: bool, output: 
 
 def _spec(kind: str, input_: dict[str, Any]) -> Spec:
     """Validated as at the door, the seed drawn where none is given. Raises InvalidInput."""
+    if kind not in kinds():
+        raise InvalidInput(f"there is no kind {kind}; there are {', '.join(kinds())}")
     try:
         spec = parse_spec(kind, input_)
     except ValidationError as error:

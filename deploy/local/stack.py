@@ -40,6 +40,7 @@ from deploy.local.servers import (
 )  # fmt: skip
 from shared.records.reading import record_from_json
 from shared.settings import ENV_PREFIX, Settings
+from shared.specs.kinds import kinds_served
 from shared.storage import ObjectStore
 from shared.store.redis import connect
 
@@ -158,7 +159,7 @@ class Stack:
     def _kinds(self) -> list[str]:
         """What the operator lets workers serve."""
         chosen = (self.options.env or {}).get(ENV_PREFIX + "KINDS") or Settings.from_env().kinds
-        return [kind.strip() for kind in chosen.split(",") if kind.strip()]
+        return kinds_served(chosen)
 
     def _start_worker(self, name: str, **own: str) -> None:
         env = self._env(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from shared.specs.filters import FieldName, Filter, Value
-from shared.specs.types import Frozen, ImageRef, ModelId, Text
+from shared.specs.types import Frozen, ImageRef, ModelId, Spec, Text
 
 __all__ = [
     "GENERATED", "MAX_INDEX_IMAGES", "ArchiveRef", "ClassifySpec", "CollectionName", "DuplicatesSpec", "GroupSpec",
@@ -46,7 +46,7 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
 Metadata = Annotated[dict[FieldName, Value], Field(max_length=32), AfterValidator(_small)]
 
 
-class RankSpec(Frozen):
+class RankSpec(Spec):
     """How well each picture fits each prompt: scores and order."""
 
     kind: Literal["rank"] = "rank"
@@ -66,8 +66,12 @@ class RankSpec(Frozen):
         """One or many."""
         return self.prompts or [self.prompt or ""]
 
+    def pictures_named(self) -> dict[str, str]:
+        """Those to be put in order."""
+        return {f"images.{index}": ref for index, ref in enumerate(self.images)}
 
-class ClassifySpec(Frozen):
+
+class ClassifySpec(Spec):
     """Zero-shot classification: a probability per label and picture."""
 
     kind: Literal["classify"] = "classify"
@@ -107,6 +111,10 @@ class ClassifySpec(Frozen):
             raise ValueError("labels must differ from each other")
         return labels
 
+    def pictures_named(self) -> dict[str, str]:
+        """Those to be labelled; a collection has its own."""
+        return {f"images.{index}": ref for index, ref in enumerate(self.images)}
+
 
 class IndexItem(Frozen):
     """One picture to put into a collection."""
@@ -122,12 +130,12 @@ class IndexItem(Frozen):
         return self
 
 
-class IndexSpec(Frozen):
+class IndexSpec(Spec):
     """Pictures into a collection, each once by its content. One that cannot be read is an error of its own."""
 
     kind: Literal["index"] = "index"
     collection: CollectionName
-    images: list[IndexItem] = Field(default=[], max_length=MAX_INDEX_IMAGES)
+    images: list[IndexItem] = Field(default=[], max_length=MAX_INDEX_IMAGES)  # none must be there for the job to start
     archive: ArchiveRef | None = None
     job: JobId | None = Field(default=None, description="every picture that this job of yours made")
 
@@ -138,7 +146,7 @@ class IndexSpec(Frozen):
         return self
 
 
-class RemoveSpec(Frozen):
+class RemoveSpec(Spec):
     """Pictures out of a collection: those named, or those that match."""
 
     kind: Literal["remove"] = "remove"
@@ -153,7 +161,7 @@ class RemoveSpec(Frozen):
         return self
 
 
-class ReembedSpec(Frozen):
+class ReembedSpec(Spec):
     """A collection seen anew by another CLIP, beside the old vectors, which answer until all new ones are there."""
 
     kind: Literal["reembed"] = "reembed"
@@ -186,7 +194,7 @@ class SearchTerm(Frozen):
         return embedding
 
 
-class SearchSpec(Frozen):
+class SearchSpec(Spec):
     """The pictures of a collection nearest to a weighted sum of texts, pictures and vectors."""
 
     kind: Literal["search"] = "search"
@@ -221,8 +229,13 @@ class SearchSpec(Frozen):
         short += [SearchTerm(image=self.image)] if self.image is not None else []
         return [*short, *self.terms]
 
+    def pictures_named(self) -> dict[str, str]:
+        """Those to be near to, or far from."""
+        named = {f"terms.{index}.image": term.image for index, term in enumerate(self.terms) if term.image}
+        return {**({"image": self.image} if self.image else {}), **named}
 
-class DuplicatesSpec(Frozen):
+
+class DuplicatesSpec(Spec):
     """Which pictures of a collection are nearly the same."""
 
     kind: Literal["duplicates"] = "duplicates"
@@ -231,7 +244,7 @@ class DuplicatesSpec(Frozen):
     threshold: float = Field(default=0.97, ge=0.5, le=1, description="cosine from which two are near-duplicates")
 
 
-class GroupSpec(Frozen):
+class GroupSpec(Spec):
     """A collection in k groups of pictures that are alike (k-means on the sphere)."""
 
     kind: Literal["group"] = "group"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
-__all__ = ["IMAGE_REF", "MAX_PROMPT_CHARS", "Frozen", "ImageRef", "ModelId", "Text"]
+__all__ = ["IMAGE_REF", "MAX_PROMPT_CHARS", "Frozen", "ImageRef", "ModelId", "Spec", "Text"]
 
 MAX_PROMPT_CHARS = 1_000  # far above any text tower's context; a longer one is a mistake or an attack
 COMPOSED_FROM = 4  # characters that NFC may make one of: an e and its accents, the parts of a Hangul syllable
@@ -56,3 +56,18 @@ class Frozen(BaseModel):
     """Base of all specs: immutable, no unknown fields, no silent coercion between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Spec(Frozen):
+    """Base of what each kind asks for. A kind narrows `kind` to the literal of its name, which is also its default."""
+
+    kind: str
+
+    def pictures_named(self) -> dict[str, str]:
+        """Field path -> picture, of all that must be there and readable before the job can start."""
+        return {}
+
+    def models_named(self) -> dict[str, str]:
+        """Field path -> model, of all that a worker must hold to run the job."""
+        model = getattr(self, "model", None)
+        return {} if model is None else {"model": str(model)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL.Image import Image
 
 from shared.errors import Cancelled, DeadlineExceeded, Stopped
-from shared.specs.kinds import Spec
+from shared.specs.types import Spec
 
 if TYPE_CHECKING:  # numpy, which a worker of probes does without
     from worker.engines.collection_access import TenantCollections
@@ -110,9 +110,9 @@ class RunContext(Protocol):
 
 
 class Engine(Protocol):
-    """Serves the kinds it names. `load` comes before the first task; `run` may be called from several threads."""
+    """Serves the kinds whose declaration names it. `load` comes before the first task; `run` may be called from several
+    threads."""
 
-    kinds: tuple[str, ...]
     resumes: bool  # whether its runs offer snapshots and go on from them
 
     def load(self) -> list[Model]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from shared.specs.kinds import Spec
+from shared.specs.types import Spec
 from worker.engines.base import Model
 
 __all__ = ["FORM", "identity", "is_of"]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 
 from shared.errors import ProbeFailed
-from shared.specs.kinds import ProbeSpec
+from shared.specs.probe import ProbeSpec
 from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.identity import identity, is_of
+from worker.engines.options import EngineParts
 
-__all__ = ["ProbeEngine"]
+__all__ = ["ProbeEngine", "build"]
 
 SLICE_S = 0.02  # how soon a sleeping step notices that it must stop
 
@@ -19,7 +20,6 @@ SLICE_S = 0.02  # how soon a sleeping step notices that it must stop
 class ProbeEngine:
     """Takes its steps, then fails or writes as the spec says. Its steps are counted like those on a device."""
 
-    kinds: tuple[str, ...] = ("probe",)
     resumes = True
 
     def __init__(self, on_step: Callable[[str, float], None] = lambda _kind, _seconds: None) -> None:
@@ -78,3 +78,8 @@ def _body(size: int) -> bytes:
     """The same bytes for the same size, so that two runs can be compared."""
     pattern = bytes(range(256))
     return (pattern * (size // 256 + 1))[:size]
+
+
+def build(parts: EngineParts) -> ProbeEngine:
+    """The engine, as the table of kinds names it."""
+    return ProbeEngine(parts.options.on_step)

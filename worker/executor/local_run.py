@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from shared.settings import Settings
-from shared.specs.kinds import Spec
+from shared.specs.types import Spec
 from worker.engines.base import Task
 from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines

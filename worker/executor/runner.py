@@ -34,7 +34,8 @@ from shared.logs import get_logger
 from shared.records.job import FINAL, Claim, JobState, NewJob
 from shared.settings import Settings
 from shared.specs.clip import GENERATED, IndexSpec
-from shared.specs.kinds import Spec, image_refs, read_spec
+from shared.specs.kinds import image_refs, read_spec
+from shared.specs.types import Spec
 from shared.store.jobs import STANDBY, JobStore
 from worker.engines.base import Engine, Output, StoppedWithOutput, Task
 from worker.executor.claim_gate import ClaimGate

@@ -16,11 +16,9 @@ from api.client.terminal.show import show_job, show_json, watched
 
 __all__ = ["submit"]
 
-KINDS = ("dalle", "vqgan_clip", "unclip", "rank", "classify", "probe")
-
 
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind")
 @click.argument("prompts", nargs=-1)
 @input_options
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Before or behind other jobs of yours.")
@@ -41,6 +39,9 @@ def submit(
     **options: Any,
 ) -> None:
     """Give a job and print its id; with --wait or --out, watch it and show what it made.
+
+    KIND is dalle, vqgan_clip, unclip, rank, classify, search, index, remove, reembed, duplicates, group, probe, or
+    another one that the server has; PROMPTS are its input field `prompts`, --set gives any other.
 
     \b
     dreamqueue submit dalle "a red apple" --n 16 --keep 4 --out apples

@@ -16,8 +16,9 @@ from shared.specs.clip import IndexSpec
 from shared.specs.filters import Column, FieldType
 from worker.engines.collection_access import Loaded, OpenCollection, TenantCollections
 from worker.engines.embedding.embedder import Embedder
+from worker.engines.options import SearchEvents
 from worker.engines.search.indexing import CHUNK, Indexed, Indexing
-from worker.engines.search.stages import SearchEvents, StageClock
+from worker.engines.search.stages import StageClock
 from worker.vectors.index import Row
 
 SPEC = IndexSpec(collection="c", job="6f1f0a3e-0000-4000-8000-000000000001")

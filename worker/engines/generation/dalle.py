@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InvalidInput, ModelUnavailable
-from shared.specs.kinds import DalleSpec
+from shared.specs.generation import DalleSpec
 from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.candidates import Candidate, best, decode, rows_at_once, scores
@@ -27,13 +27,14 @@ from worker.engines.generation.snapshots import Saved, pack, seed_of, unpack
 from worker.engines.identity import identity
 from worker.engines.images import contact_sheet, to_images, to_tensor
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts
 from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device import Device
 from worker.models.dalle.code_model import CodeModel
 from worker.models.dalle.sampler import DalleRow, RowSettings, blank_ids, decode_ids, preview_ids
 from worker.models.vqgan.vqgan import VQGAN
 
-__all__ = ["DalleEngine"]
+__all__ = ["DalleEngine", "build"]
 
 KIND = "dalle"
 PREVIEWED = 4  # candidates a preview shows
@@ -76,7 +77,6 @@ class _Run:
 class DalleEngine:
     """Serves every dalle model of the library with the VQGAN and CLIP its registry entry names."""
 
-    kinds: tuple[str, ...] = (KIND,)
     resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
@@ -294,3 +294,8 @@ def _check_fit(dalle: CodeModel, vqgan: VQGAN, model_id: str) -> None:
     ours, theirs = (dalle.grid, dalle.image_vocab), (vqgan.config.grid, vqgan.config.codes)
     if ours != theirs:
         raise ModelUnavailable(f"{model_id!r} draws (grid, codes) {ours}, but its VQGAN decodes {theirs}")
+
+
+def build(parts: EngineParts) -> DalleEngine:
+    """The engine, as the table of kinds names it."""
+    return DalleEngine(parts.library, parts.device, parts.embedder)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from shared.specs.kinds import MAX_SEED
+from shared.specs.generation import MAX_SEED
 from worker.engines.identity import is_of
 
 __all__ = ["Saved", "as_bytes", "as_tensor", "pack", "seed_of", "unpack"]

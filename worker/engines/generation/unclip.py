@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import ModelUnavailable
-from shared.specs.kinds import UnclipSpec
+from shared.specs.generation import UnclipSpec
 from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.candidates import Candidate, best, decode, rows_at_once, scores
@@ -25,6 +25,7 @@ from worker.engines.generation.snapshots import seed_of
 from worker.engines.generation.unclip_stepper import DiffusionStepper, Drawn
 from worker.engines.images import contact_sheet, to_images, to_tensor
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts
 from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device import Device
 from worker.models.dalle.sampler import decode_ids
@@ -34,7 +35,7 @@ from worker.models.unclip.sampler import check_fit, codes_of, decoder_denoiser, 
 from worker.models.unclip.unclip import Unclip
 from worker.models.vqgan.vqgan import VQGAN
 
-__all__ = ["UnclipEngine"]
+__all__ = ["UnclipEngine", "build"]
 
 KIND = "unclip"
 PREVIEWED = 4  # candidates a preview shows
@@ -88,7 +89,6 @@ class _Run:
 class UnclipEngine:
     """Serves every unclip model of the library with the VQGAN and CLIP its registry entry names."""
 
-    kinds: tuple[str, ...] = (KIND,)
     resumes = False  # 512 pictures take seconds on a GPU
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
@@ -306,3 +306,8 @@ def _lacks_preview(run: _Run, rows: list[Drawn]) -> bool:
     if leader is None or not every or not leader.state.position or leader.state.position % every:
         return False
     return leader is not run.led_by or leader.state.position != run.shown_at
+
+
+def build(parts: EngineParts) -> UnclipEngine:
+    """The engine, as the table of kinds names it."""
+    return UnclipEngine(parts.library, parts.device, parts.embedder)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.errors import Draining, EngineError, InvalidInput, Stopped, Yielded
-from shared.specs.kinds import PromptTerm, VqganClipSpec
+from shared.specs.generation import PromptTerm, VqganClipSpec
 from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.snapshots import Saved, as_bytes, as_tensor, pack, seed_of, unpack
@@ -25,12 +25,13 @@ from worker.engines.generation.vqgan_clip_stepper import LatentRow, LatentSteppe
 from worker.engines.identity import identity
 from worker.engines.images import to_images, to_tensor
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts
 from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device import Device
 from worker.models.errors import ModelError
 from worker.models.vqgan_clip.state import Perceptor, Prompt, Recipe, VqganClipState, start
 
-__all__ = ["VqganClipEngine"]
+__all__ = ["VqganClipEngine", "build"]
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -84,7 +85,6 @@ class _Shared:
 class VqganClipEngine:
     """Serves every VQGAN of the library with any of its CLIPs."""
 
-    kinds: tuple[str, ...] = (KIND,)
     resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
@@ -318,3 +318,8 @@ def _video(frames: list[bytes], context: RunContext) -> bytes:
     first, *rest = (Image.open(_Frame(frame, context)) for frame in frames)
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=85, method=2)
     return buffer.getvalue()
+
+
+def build(parts: EngineParts) -> VqganClipEngine:
+    """The engine, as the table of kinds names it."""
+    return VqganClipEngine(parts.library, parts.device, parts.embedder)

@@ -15,15 +15,16 @@ from worker.engines.base import Model, Output, RunContext, Task, keeping
 from worker.engines.collection_access import OpenCollection, TenantCollections
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts, SearchEvents
 from worker.engines.scheduling.device import Device
 from worker.engines.search.indexing import Indexed, Indexing
 from worker.engines.search.reembedding import reembed
 from worker.engines.search.rows import check_model, chosen, csv_file, json_file
-from worker.engines.search.stages import SearchEvents, StageClock
+from worker.engines.search.stages import StageClock
 from worker.vectors.index import Vectors
 from worker.vectors.memory.groups import duplicate_sets, group
 
-__all__ = ["CollectionEngine"]
+__all__ = ["CollectionEngine", "build"]
 
 MAX_LISTED_SETS = 100  # of near-duplicates, in the result; all are in the files
 MAX_LISTED_IDS = 20  # of a group, nearest to its middle
@@ -32,7 +33,6 @@ MAX_LISTED_IDS = 20  # of a group, nearest to its middle
 class CollectionEngine:
     """Serves these kinds with every CLIP of the library."""
 
-    kinds: tuple[str, ...] = ("index", "remove", "reembed", "duplicates", "group")
     resumes = True
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder, events: SearchEvents) -> None:
@@ -171,3 +171,8 @@ def _shown(context: RunContext, stage: str) -> Callable[[float], None]:
 def _given(spec: RemoveSpec) -> Any:
     assert spec.filter is not None
     return spec.filter
+
+
+def build(parts: EngineParts) -> CollectionEngine:
+    """The engine, as the table of kinds names it."""
+    return CollectionEngine(parts.library, parts.device, parts.embedder, parts.options.search_events)

@@ -12,17 +12,17 @@ from shared.specs.clip import ClassifySpec, RankSpec
 from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts
 from worker.engines.scheduling.device import Device
 from worker.engines.search.rows import check_model, chosen
 from worker.engines.search.zero_shot import MAX_LISTED, classes, classified, listed
 
-__all__ = ["ClipEngine"]
+__all__ = ["ClipEngine", "build"]
 
 
 class ClipEngine:
     """Serves both kinds with every CLIP of the library."""
 
-    kinds: tuple[str, ...] = ("rank", "classify")
     resumes = False  # over in seconds
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder) -> None:
@@ -108,3 +108,8 @@ def _ranking(refs: list[str], prompt: str, scores: list[float], chances: list[fl
         ],
         "order": [refs[number] for number in order],
     }
+
+
+def build(parts: EngineParts) -> ClipEngine:
+    """The engine, as the table of kinds names it."""
+    return ClipEngine(parts.library, parts.device, parts.embedder)

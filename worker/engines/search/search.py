@@ -20,16 +20,17 @@ from worker.engines.base import Model, Output, RunContext, Task
 from worker.engines.collection_access import OpenCollection
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
+from worker.engines.options import EngineParts, SearchEvents
 from worker.engines.scheduling.device import Device
 from worker.engines.search.indexing import Quiet
 from worker.engines.search.rows import check_model
 from worker.engines.search.scores import Scale, scale_of
-from worker.engines.search.stages import SearchEvents, StageClock
+from worker.engines.search.stages import StageClock
 from worker.vectors.index import Vectors, VectorTable
 from worker.vectors.memory.ranking import Page, Question, rank_snapshot, rank_table
 from worker.vectors.memory.snapshot import Snapshot
 
-__all__ = ["SearchEngine"]
+__all__ = ["SearchEngine", "build"]
 
 SAMPLES = 16  # large tables whose usual cosines are remembered
 SAMPLE_S = 300.0  # so long
@@ -39,7 +40,6 @@ LEAST_LENGTH = 1e-4  # of a sum of unit vectors: shorter, its terms say nothing 
 class SearchEngine:
     """Serves `search` with every CLIP of the library."""
 
-    kinds: tuple[str, ...] = ("search",)
     resumes = False  # over in milliseconds
 
     def __init__(self, library: ModelLibrary, device: Device, embedder: Embedder, events: SearchEvents) -> None:
@@ -213,3 +213,8 @@ class _Samples:
             while len(self._cached) > SAMPLES:
                 self._cached.popitem(last=False)
         return vectors
+
+
+def build(parts: EngineParts) -> SearchEngine:
+    """The engine, as the table of kinds names it."""
+    return SearchEngine(parts.library, parts.device, parts.embedder, parts.options.search_events)

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-__all__ = ["SearchEvents", "StageClock"]
+from worker.engines.options import SearchEvents
 
-
-@dataclass(frozen=True)
-class SearchEvents:
-    """Told by the engines of collections; each does nothing unless it is given."""
-
-    on_stage: Callable[[str, str, float], None] = lambda _what, _stage, _seconds: None  # `search` or `index`
-    on_rows: Callable[[int, int, int], None] = lambda _added, _updated, _unchanged: None
-    on_item_error: Callable[[str], None] = lambda _code: None
+__all__ = ["StageClock"]
 
 
 class StageClock:
