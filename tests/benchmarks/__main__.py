@@ -21,6 +21,7 @@ SUITES = {
     "training": "tests.benchmarks.training",
     "search_index": "tests.benchmarks.search_index",
     "search_http": "tests.benchmarks.search_http",
+    "house": "tests.benchmarks.house",
 }
 
 
