@@ -32,8 +32,8 @@ class SubmitOptions:
 
     job_id: str
     idempotency_key: str | None = None
-    fingerprint_of: Any = None  # what a repeat must say again; the body itself unless the job's id is part of it
-    archive_ref: str = ""  # an archive that comes along, as the spec names it
+    fingerprint_of: Any = None  # what must be equal for a repeat to be the same submission; the input if left out
+    archive_ref: str = ""  # the spec's name of an archive in the same request, which need not be stored yet
 
 
 def job_from_request(

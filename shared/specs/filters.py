@@ -24,7 +24,7 @@ __all__ = [
 MAX_CONDITIONS = 64
 MAX_DEPTH = 8
 MAX_CHOICES = 256  # values of one `in`
-MAX_FIELDS_OF_TYPE = 16  # strings; as many numbers and booleans together: a table's columns are made with it
+MAX_FIELDS_OF_TYPE = 16  # string fields; also numbers and booleans together: a table has a column for each
 
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 FieldType = Literal["string", "number", "boolean"]

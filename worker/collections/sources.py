@@ -28,7 +28,7 @@ from worker.vectors.index import Metadata
 __all__ = ["Archive", "Picture", "by_job"]
 
 PROMPT_BYTES = 3_000  # of a prompt, kept with its picture
-EXACT = 2**53  # integers below it are exact as numbers
+EXACT = 2**53  # integers below it are exact as floats
 NO_ARCHIVE = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, struct.error, OSError, ValueError, LookupError,
     NotImplementedError, RuntimeError,
@@ -47,7 +47,7 @@ class Picture:
     is_kept: bool = False  # whether it lies under its id already
 
     def load(self) -> Loaded:
-        """See Source."""
+        """Fetch and decode it, and name it by the hash of its bytes."""
         body = self.read()
         image = self.decode(body, self.called)
         return Loaded(f"img_{hashlib.sha256(body).hexdigest()}", image, None if self.is_kept else body)

@@ -118,7 +118,8 @@ class _PublicOnly(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """See httpcore. Raises _Refused unless every address of the name is public, or the host is trusted."""
+        """To the address that was checked, so that a second look-up cannot lead elsewhere. Raises _Refused unless every
+        address of the name is public, or the host is trusted."""
         addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         if host.lower() not in {name.strip().lower() for name in self._limits.hosts.split(",")}:
             for address in addresses:
@@ -134,7 +135,7 @@ class _PublicOnly(httpcore.NetworkBackend):
         raise _Refused("no sockets of files")
 
     def sleep(self, seconds: float) -> None:
-        """See httpcore."""
+        """As it is asked."""
         self._plain.sleep(seconds)
 
 
@@ -146,15 +147,15 @@ class _Timed(httpcore.NetworkStream):
         self._limits = limits
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        """See httpcore."""
+        """In the time that is left."""
         return self._plain.read(max_bytes, self._limits.left_s)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        """See httpcore."""
+        """In the time that is left."""
         self._plain.write(buffer, self._limits.left_s)
 
     def close(self) -> None:
-        """See httpcore."""
+        """At once."""
         self._plain.close()
 
     def start_tls(
@@ -163,9 +164,9 @@ class _Timed(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        """See httpcore."""
+        """Encrypted, and timed as before."""
         return _Timed(self._plain.start_tls(ssl_context, server_hostname, self._limits.left_s), self._limits)
 
     def get_extra_info(self, info: str) -> Any:
-        """See httpcore."""
+        """What the plain connection knows."""
         return self._plain.get_extra_info(info)

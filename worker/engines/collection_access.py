@@ -54,7 +54,7 @@ class OpenCollection(Protocol):
         """Its vectors."""
 
     def bind(self, fingerprint: str, width: int, fields: Mapping[str, FieldType]) -> None:
-        """See CollectionStore.bind; `record` is as it is then."""
+        """Set the model's weights, the width and the fields where nobody did yet; `record` is as it is then."""
 
     def put(self, rows: Sequence[Row]) -> None:
         """Write rows and say so. Raises NotFound where it was deleted, Conflict where it was re-embedded meanwhile."""

@@ -33,10 +33,10 @@ def open_database(settings: Settings) -> VectorDatabase:
     url = settings.vectors_url
     scheme = urlsplit(url).scheme
     if scheme in {"http", "https"}:
-        from worker.vectors.stores.qdrant import QdrantDatabase  # half a second, which only its users should wait for
+        from worker.vectors.stores.qdrant import QdrantDatabase  # takes half a second to import
 
         return QdrantDatabase.at(url, settings.vectors_api_key)
-    from worker.vectors.stores.lance import LanceDatabase  # two seconds, which only its users should wait for
+    from worker.vectors.stores.lance import LanceDatabase  # takes two seconds to import
 
     if scheme == "s3":
         from worker.vectors.stores.bucket import storage_options

@@ -28,7 +28,7 @@ def bucket_of(rows: int, max_rows: int) -> int:
 
 
 def record_on_cuda(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """See Record. Other threads may use the GPU meanwhile, in streams of their own."""
+    """Record as a CUDA graph. Other threads may use the GPU meanwhile, in streams of their own."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -66,7 +66,8 @@ class CodeGraphs:
         return len(self._recorded)
 
     def step(self, codes: Tensor, position: Tensor) -> Tensor:
-        """See CodeModel.step; rows as many as a bucket holds. The logits are good until the next step."""
+        """CodeModel's step, recorded at first and replayed after, for as many rows as a bucket holds. The logits hold
+        until the next step."""
         key = (len(codes), self._cache.text_read(len(codes)))
         found = self._recorded.get(key)
         if found is None:

@@ -132,25 +132,25 @@ class ConfiguredSizes:
 
     @property
     def text_length(self) -> int:
-        """See CodeModel."""
+        """Text positions T."""
         return int(self.config.text_length)
 
     @property
     def image_length(self) -> int:
-        """See CodeModel."""
+        """Codes of a picture."""
         return int(self.config.grid**2)
 
     @property
     def image_vocab(self) -> int:
-        """See CodeModel."""
+        """Codes that may be sampled."""
         return int(self.config.image_vocab)
 
     @property
     def grid(self) -> int:
-        """See CodeModel."""
+        """Codes along one side."""
         return int(self.config.grid)
 
     @property
     def guidance(self) -> float:
-        """See CodeModel."""
+        """Scale where the job names none."""
         return float(self.config.guidance)

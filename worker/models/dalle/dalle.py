@@ -191,7 +191,7 @@ class Dalle(ConfiguredSizes, nn.Module):
         return torch.full((self.config.text_length,), PAD, device=self.padding.device)
 
     def new_cache(self, sequences: int, dtype: torch.dtype | None = None) -> SequenceCache:
-        """See CodeModel."""
+        """Keys and values of text and codes in one, and what position 0 is fed."""
         config, like = self.config, self.padding
         shape = (config.layers, sequences, config.heads, config.length, config.width // config.heads)
         keys = torch.zeros(shape, device=like.device, dtype=dtype or like.dtype)
@@ -199,7 +199,7 @@ class Dalle(ConfiguredSizes, nn.Module):
         return SequenceCache(keys, torch.zeros_like(keys), start=start)
 
     def prefill(self, text_ids: Tensor) -> Prefill:
-        """See CodeModel. The last text position is what a row is fed at position 0."""
+        """Run distinct captions. The last text position is what a row is fed at position 0."""
         self.check_text(text_ids)
         x = self.embed_text(text_ids)
         start, keys, values = x[:, -1], [], []
@@ -210,7 +210,7 @@ class Dalle(ConfiguredSizes, nn.Module):
         return Prefill(torch.stack(keys), torch.stack(values), torch.ones_like(text_ids, dtype=torch.bool), start)
 
     def place(self, cache: SequenceCache, slots: Tensor, prefill: Prefill, which: Tensor) -> None:
-        """See CodeModel."""
+        """Begin sequences: copy a caption's keys, values and start into each."""
         assert cache.start is not None
         assert prefill.start is not None
         cache.keys[:, slots, :, : self.text_length] = prefill.keys[:, which].to(cache.keys.dtype)
@@ -218,7 +218,7 @@ class Dalle(ConfiguredSizes, nn.Module):
         cache.start[slots] = prefill.start[which]
 
     def fill(self, codes: Tensor, cache: SequenceCache, slots: Tensor) -> None:
-        """See CodeModel."""
+        """Read codes that are known already, all but the last of them: the next step feeds that."""
         check_ids("codes", codes, self.config.image_vocab)
         x = self.embed_image(codes[:, :-1])  # the last one is fed by the next step
         if not x.shape[1]:
@@ -227,7 +227,7 @@ class Dalle(ConfiguredSizes, nn.Module):
             x = block.fill(x, cache.keys[index], cache.values[index], slots, self.text_length)
 
     def step(self, codes: Tensor, position: Tensor, cache: SequenceCache, seen: int) -> Tensor:
-        """See CodeModel."""
+        """Logits of one code more of each row, which attends to its caption and its codes so far."""
         assert cache.start is not None
         place = self.positions()[(position - 1).clamp_min(0)]
         words = self.image_embedding(codes) + place
@@ -241,7 +241,7 @@ class Dalle(ConfiguredSizes, nn.Module):
         return self.head(self.norm(x[:, 0]))
 
     def move(self, cache: SequenceCache, source: Tensor, target: Tensor) -> None:
-        """See CodeModel."""
+        """Copy whole rows."""
         assert cache.start is not None
         cache.keys[:, target] = cache.keys[:, source]
         cache.values[:, target] = cache.values[:, source]

@@ -129,7 +129,7 @@ class DalleBart(ConfiguredSizes, nn.Module):
         pack(self)
 
     def new_cache(self, sequences: int, dtype: torch.dtype | None = None) -> SequenceCache:
-        """See CodeModel."""
+        """Keys and values of the codes, and of the captions for cross-attention."""
         config, like = self.config, self.code_embedding.weight
 
         def zeros(length: int) -> Tensor:
@@ -141,7 +141,8 @@ class DalleBart(ConfiguredSizes, nn.Module):
         return SequenceCache(zeros(codes), zeros(codes), zeros(text), zeros(text), seen, text_live=[0] * sequences)
 
     def prefill(self, text_ids: Tensor) -> Prefill:
-        """See CodeModel. Positions after the last block that holds a word are not run: nothing attends to them."""
+        """Run distinct captions through the encoder. Positions after the last block that holds a word are not run:
+        nothing attends to them."""
         check_shape("text_ids", text_ids, (None, self.text_length))
         check_ids("text_ids", text_ids, self.config.text_vocab)
         words = (text_ids != self.config.text_pad).any(0).nonzero()
@@ -158,7 +159,7 @@ class DalleBart(ConfiguredSizes, nn.Module):
         return Prefill(torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs]), seen)
 
     def place(self, cache: SequenceCache, slots: Tensor, prefill: Prefill, which: Tensor) -> None:
-        """See CodeModel. Reads the device."""
+        """Begin sequences: copy a caption's keys and values into each, and erase what was there. Reads the device."""
         cross_keys, cross_values, cross_seen = _cross(cache)
         for whole in (cache.keys, cache.values, cross_keys, cross_values):
             whole.index_fill_(1, slots, 0)
@@ -171,7 +172,7 @@ class DalleBart(ConfiguredSizes, nn.Module):
             cache.text_live[slot] = count
 
     def fill(self, codes: Tensor, cache: SequenceCache, slots: Tensor) -> None:
-        """See CodeModel."""
+        """Read codes that are known already, all but the last of them: the next step feeds that."""
         check_ids("codes", codes, self.config.image_vocab)
         cross_keys, cross_values, cross_seen = _cross(cache)
         fed = F.pad(codes[:, :-1], (1, 0), value=self.config.start_code)  # the last one is fed by the next step
@@ -190,7 +191,7 @@ class DalleBart(ConfiguredSizes, nn.Module):
             x = x + layer.glu(x)
 
     def step(self, codes: Tensor, position: Tensor, cache: SequenceCache, seen: int) -> Tensor:
-        """See CodeModel."""
+        """Logits of one code more of each row."""
         cross_keys, cross_values, cross_seen = _cross(cache)
         count = codes.shape[0]
         fed = torch.where(position == 0, self.config.start_code, codes)
@@ -206,7 +207,7 @@ class DalleBart(ConfiguredSizes, nn.Module):
         return self.head(self.code_out(x))
 
     def move(self, cache: SequenceCache, source: Tensor, target: Tensor) -> None:
-        """See CodeModel. Reads the device."""
+        """Copy whole rows. Reads the device."""
         cross_keys, cross_values, cross_seen = _cross(cache)
         for whole in (cache.keys, cache.values, cross_keys, cross_values):
             whole[:, target] = whole[:, source]

@@ -109,7 +109,7 @@ class UnclipTrainer:
         return noise, (order + steps) / count
 
     def decoder_loss(self) -> Tensor:
-        """See latent_error."""
+        """Error of the decoder's denoising, on a batch of pictures."""
         drawn = [bank.views(count, self.generator) for bank, count in self._parts(self.recipe.batch)]
         codes, pictures = (torch.cat(column) for column in zip(*drawn, strict=True))
         clean, vectors = self.unclip.whiten_latent(self.latent(codes)), self.unclip.whiten(pictures)

@@ -19,8 +19,8 @@ from worker.vectors.memory.snapshot import ID_BYTES, Snapshot
 
 __all__ = ["CachedTable", "Caches"]
 
-MAX_AGE_S = 5.0  # then the table is asked for its version though the record tells of no change
-TRIES = 3  # to catch a table between two writes
+MAX_AGE_S = 5.0  # the table's own version is asked for at least so often, in case a change was not noted on the record
+TRIES = 3  # reads of a table that is being written, before all of it is read again
 PIECE_ROWS = 65_536  # read from the table before they are joined to the others
 
 
@@ -109,14 +109,14 @@ class Caches:
     def _refresh(self, entry: _Entry, table: VectorTable, columns: Columns, changes: int) -> None:
         snapshot = entry.snapshot
         if snapshot is not None and not _reads(snapshot, columns):
-            snapshot = None  # a field that was not known is missing in what was read
+            snapshot = None  # it was read without a field that there is by now
         try:
             version = table.version()
             if snapshot is None or version != entry.version:
                 snapshot = self._read(snapshot, table, columns)
         except VectorsUnavailable:
             if snapshot is None or entry.changes < changes:
-                raise  # else it is as new as asked for
+                raise  # otherwise the vectors in memory are as new as the caller needs
             version = entry.version
         entry.snapshot, entry.version, entry.checked_at = snapshot, version, self._clock()
         entry.changes = max(entry.changes, changes)
@@ -157,13 +157,13 @@ def _difference(old: Snapshot, table: VectorTable) -> Snapshot | None:
     for _ in range(TRIES):
         there = np.sort(table.revisions())
         if (there[1:] == there[:-1]).any():
-            return None  # two writers drew the same one
+            return None  # two writers drew the same revision, so it names no row
         at = np.minimum(np.searchsorted(there, old.revisions), max(len(there) - 1, 0))
         is_there = there[at] == old.revisions if len(there) else np.zeros(old.rows, bool)
         is_new = np.ones(len(there), bool)
         is_new[at[is_there]] = False
         missing = there[is_new]
         new = [row for batch in table.scan(old.columns, revisions=missing) for row in batch]
-        if len(new) == len(missing):  # else some were replaced or removed between the two reads
+        if len(new) == len(missing):  # fewer: rows were replaced or removed between the two reads; try again
             return old.changed(~is_there, new)
     return None

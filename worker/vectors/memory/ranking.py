@@ -178,7 +178,7 @@ def _guessed_background(top: Vectors, sample: Vectors | None, question: Question
     if sample is None or not len(sample) or len(top) >= rows:
         return log_mean_exp(top, scale)
     rest = cosines_with(sample, question.query)
-    rest = rest[~np.isin(rest, top)]  # a row's cosine is the same to the last bit wherever it was read
+    rest = rest[~np.isin(rest, top)]  # exact: a row's cosine is the same to the last bit in both
     low = log_mean_exp(rest, scale) + np.log((rows - len(top)) / rows)
     high = log_mean_exp(top, scale) + np.log(len(top) / rows) if len(top) else -np.inf
     return float(np.logaddexp(low, high))
@@ -204,7 +204,8 @@ def _behind(pool: _Pool, allowed: Ints, place: Place) -> Ints:
     cosines = pool.cosines[allowed]
     lower = allowed[cosines < place.cosine]
     nearest = lower[pool.cosines[lower] >= place.cosine - ROUNDING]
-    if again := [at for at in nearest if pool.ids[at] == place.id]:  # the query's last bit moved, and the last hit's
+    # The last page's last hit is not shown again, though its cosine may have been rounded otherwise then.
+    if again := [at for at in nearest if pool.ids[at] == place.id]:
         lower = lower[lower != again[0]]
     same = allowed[cosines == np.float32(place.cosine)]
     later = [at for at in same if pool.ids[at] > place.id]
@@ -232,7 +233,7 @@ def _distinct(pool: _Pool, allowed: Ints, dedup: float, place: Place | None, lim
     while done < len(allowed):
         block = _top(pool, allowed, done + size)[done:]
         done += len(block)
-        size = done  # doubling: what is sorted again was cheap to sort
+        size = done  # twice as many each time: sorting the first ones again costs little
         for start in range(0, len(block), 256):
             part = block[start : start + 256]
             vectors = pool.vectors_at(part)

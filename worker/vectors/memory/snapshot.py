@@ -131,7 +131,7 @@ class _Room:
 
     def __init__(self, vectors: Vectors) -> None:
         self._memory = vectors
-        self._used = len(vectors)  # by the longest of the snapshots that share it; only that one may be added to
+        self._used = len(vectors)  # by the longest snapshot that shares this memory; only that one may grow in place
 
     @property
     def bytes(self) -> int:

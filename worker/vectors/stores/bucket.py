@@ -13,7 +13,7 @@ from shared.storage import s3_client
 
 __all__ = ["check_conditional_puts", "storage_options"]
 
-REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # what a store that honours them says
+REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # how a conditional write is refused
 
 
 def storage_options(settings: Settings) -> dict[str, str]:

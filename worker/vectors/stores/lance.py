@@ -28,14 +28,14 @@ from worker.vectors.stores.revisions import Revisions
 
 __all__ = ["LanceDatabase", "LanceTable"]
 
-IDS_AT_ONCE = 1_000  # in one SQL text, about 75 kB
-ROWS_AT_ONCE = 262_144  # of which only one number is read
-OLD_VERSION = timedelta(hours=1)  # no reader takes longer; files of versions older than this go when a table is tidied
-TIDY_PATIENCE_S = 5.0  # a join of files that loses to writers so long is not worth more of its work
-KEYED_ROWS = 10_000  # from here on an index over the ids pays for itself
-PARTITION_ROWS = 1_000  # of the approximate index, on average
+IDS_AT_ONCE = 1_000  # ids in one SQL text, about 75 kB
+ROWS_AT_ONCE = 262_144  # in a read of revisions alone: eight bytes a row
+OLD_VERSION = timedelta(hours=1)  # longer than any reader takes; compaction deletes the files of older versions
+TIDY_PATIENCE_S = 5.0  # joining files is given up after conflicts with writers for so long
+KEYED_ROWS = 10_000  # with more rows, looking an id up by an index is worth keeping one
+PARTITION_ROWS = 1_000  # rows in a partition of the approximate index, on average
 PROBES = 24  # partitions that a search looks into at least; more where a filter leaves too few rows in them
-FEW_ROWS = 2_000  # that pass a filter are compared one by one: as fast, and the index would miss some of so few
+FEW_ROWS = 2_000  # so few that pass a filter are compared one by one: as fast, and the index could miss some
 
 
 class LanceDatabase:
