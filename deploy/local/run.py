@@ -107,7 +107,7 @@ def _spec(kind: str, input_: dict[str, Any]) -> Spec:
         spec = parse_spec(kind, input_)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        told = [f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in found]
+        told = [f"{'.'.join(map(str, item['loc'][1:])) or kind}: {item['msg']}" for item in found]
         raise InvalidInput("; ".join(told)) from None
     if getattr(spec, "collection", None) is not None:
         raise InvalidInput(f"{kind} works on a collection, which needs servers: `dreamqueue up`, `dreamqueue submit`")
