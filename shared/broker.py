@@ -32,7 +32,7 @@ RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}  
 DEAF_AFTER_S = 5.0  # a connection to the broker that is silent for so long is given up and made again
 
 
-class _Channel(redis.Channel):  # type: ignore[misc]
+class _Channel(redis.Channel):
     """Celery acks a message also where the queue wants none; kombu makes a client and a round trip of each. kombu's
     virtual transports have no setting for it (`no_ack_consumers` is for brokers that speak AMQP)."""
 
@@ -50,7 +50,7 @@ class _Channel(redis.Channel):  # type: ignore[misc]
             return True
 
 
-class DoorbellTransport(redis.Transport):  # type: ignore[misc]
+class DoorbellTransport(redis.Transport):
     """kombu's Redis transport for queues that are consumed without acks."""
 
     Channel = _Channel
@@ -60,7 +60,7 @@ class DoorbellTransport(redis.Transport):  # type: ignore[misc]
         super()._deliver(_doorbell(queue), queue)  # type: ignore[no-untyped-call]
 
 
-class _Connection(Connection):  # type: ignore[misc]
+class _Connection(Connection):
     """Celery waits 2, 4, 6 ... 30 s between tries to reach the broker, and has no setting for it: after a minute
     without Redis a worker would stay deaf for half a minute more."""
 

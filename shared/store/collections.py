@@ -152,7 +152,7 @@ class CollectionStore:
         """Tables that belong to nothing any more, since that long."""
         seconds, _ = self._redis.time()
         until = (seconds - older_than_s) * 1000
-        return cast("list[str]", self._redis.zrange(keys.dropped(), "-inf", until, byscore=True, offset=0, num=100))  # type: ignore[arg-type]
+        return cast("list[str]", self._redis.zrange(keys.dropped(), "-inf", until, byscore=True, offset=0, num=100))
 
     @guarded
     def take_due(self, rest_s: float, within_s: float = 600.0) -> Collection | None:

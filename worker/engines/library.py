@@ -131,7 +131,7 @@ def _loaded(entry: ModelEntry, device: torch.device) -> Loaded:
     """Channels last: a vqgan_clip step takes 47 instead of 74 ms on two cores, to the same picture."""
     try:
         model: Loaded = load_model(entry, device, dtype_on(device, entry.family))
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     except (ModelError, OSError) as error:
         raise ModelUnavailable(f"model {entry.id} cannot be loaded: {error}") from error
     pack(model)

@@ -39,9 +39,10 @@ class CaptionTokenizer:
         ids = {name: tokenizer.token_to_id(name) for name in (PAD, START, END, BART_START, BART_END)}
         self.is_bart = ids[START] is None and ids[BART_START] is not None
         names = (PAD, BART_START, BART_END) if self.is_bart else (PAD, START, END)
-        self.pad, self.start, self.end = (ids[name] for name in names)
-        if None in (self.pad, self.start, self.end) or (self.pad != 0 and not self.is_bart):
+        pad, start, end = (ids[name] for name in names)
+        if pad is None or start is None or end is None or (pad != 0 and not self.is_bart):
             raise ConfigError(f"the tokenizer lacks one of {names}, or its {PAD} is not 0: {ids}")
+        self.pad, self.start, self.end = pad, start, end
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer = tokenizer

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.training.errors import TrainingError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 CHECKPOINT, CURVES = "checkpoint.pt", "curves.jsonl"
 
@@ -111,10 +113,10 @@ class Run:
         return state
 
 
-class Average:
+class Average(Generic[Module]):
     """Exponential moving average of a module's weights, kept in a second module of the same build."""
 
-    def __init__(self, source: nn.Module, target: nn.Module, decay: float) -> None:
+    def __init__(self, source: Module, target: Module, decay: float) -> None:
         self.source, self.target, self.decay = source, target, decay
         target.load_state_dict(source.state_dict())
         target.eval().requires_grad_(False)
@@ -125,7 +127,8 @@ class Average:
         """One step; early steps use a shorter memory."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        own, theirs = list(self.target.parameters()), list(self.source.parameters())
+        own: list[Tensor] = list(self.target.parameters())
+        theirs: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(own, theirs, 1 - decay)
         for mine, buffer in zip(self.target.buffers(), self.source.buffers(), strict=True):
             mine.copy_(buffer)

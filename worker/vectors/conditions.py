@@ -228,7 +228,7 @@ def _equal(column: Texts | Numbers | None, values: tuple[str | bool | float, ...
     if isinstance(column, Numbers):
         wanted: list[float] = [float(value) for value in values]
         return column.values == wanted[0] if len(wanted) == 1 else np.isin(column.values, wanted)
-    codes = [column.code_of[value] for value in values if value in column.code_of]  # type: ignore[index]
+    codes = [column.code_of[value] for value in values if value in column.code_of]
     if not codes:
         return np.zeros(rows, bool)
     return column.codes == codes[0] if len(codes) == 1 else np.isin(column.codes, codes)

@@ -50,6 +50,9 @@ def build_network(model_cfg: Mapping[str, Any]) -> nn.Module:
 class Clip(nn.Module):
     """An open_clip network, its tokenizer and its picture normalisation."""
 
+    mean: Tensor  # (1, 3, 1, 1)
+    std: Tensor  # (1, 3, 1, 1)
+
     def __init__(self, config: Mapping[str, Any], tokenizer: CaptionTokenizer) -> None:
         """`config` is the content of `open_clip_config.json`: `model_cfg` and `preprocess_cfg` {mean, std}."""
         super().__init__()

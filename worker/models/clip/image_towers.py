@@ -35,8 +35,9 @@ def build_tower(name: str, num_classes: int = 0, global_pool: str = "avg", in_ch
     from timm.models.resnet import BasicBlock, ResNet
 
     spec = TOWERS[name]
-    net = ResNet(
-        BasicBlock,
+    block: Any = BasicBlock  # timm says that an instance is wanted
+    net: Any = ResNet(
+        block,
         spec["layers"],
         num_classes=num_classes,
         in_chans=in_chans,

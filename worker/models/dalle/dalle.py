@@ -149,7 +149,7 @@ class Dalle(ConfiguredSizes, nn.Module):
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
             for layer in (block.proj, block.fc2):
-                nn.init.normal_(layer.weight, std=0.02 / (2 * self.config.layers) ** 0.5)
+                nn.init.normal_(layer.weight, std=0.02 / (2 * self.config.layers) ** 0.5)  # type: ignore[arg-type]
         nn.init.normal_(self.text_embedding.weight, std=0.2)  # the projection's gain is small
         for table in (self.text_positions, self.padding, self.rows, self.columns):
             nn.init.normal_(table, std=0.02)

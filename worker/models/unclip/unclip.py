@@ -206,6 +206,11 @@ class Decoder(nn.Module):
 class Unclip(nn.Module):
     """Both networks, and the means and spreads of what they were trained on."""
 
+    picture_mean: Tensor  # (D,)
+    picture_spread: Tensor  # (D,)
+    latent_mean: Tensor  # (C,)
+    latent_spread: Tensor  # (C,)
+
     def __init__(self, config: UnclipConfig) -> None:
         super().__init__()
         self.config = config

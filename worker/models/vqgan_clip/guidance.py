@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ def cut(images: Tensor, boxes: Tensor, size: int, fill: float = 1.0) -> Tensor:
     batch, _, height, width = images.shape
     check_shape("boxes", boxes, (None, 2, 3))
     points = min(4, max(1, math.ceil(min(height, width) / size - 0.25)))
-    grid = F.affine_grid(boxes, (boxes.shape[0], 3, size * points, size * points), align_corners=False)
+    grid = F.affine_grid(boxes, [boxes.shape[0], 3, size * points, size * points], align_corners=False)
     grid = grid.reshape(batch, -1, size * points, 2)  # the views of one picture stacked along the rows
     views = F.grid_sample(images - fill, grid.to(images.dtype), align_corners=False) + fill
     views = views.view(batch, 3, -1, size * points, size * points).transpose(1, 2).flatten(0, 1)
@@ -101,12 +102,12 @@ class _FloorGradient(torch.autograd.Function):
     """Forward: x. Backward: no gradient where x is below the stop."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, stop: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stop: Tensor) -> Tensor:
         ctx.save_for_backward(x > stop)
         return x
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (active,) = ctx.saved_tensors
         return grad * active, None
 
@@ -131,15 +132,13 @@ class _ClampGradient(torch.autograd.Function):
     """Forward: clamp. Backward: a gradient passes unless descent along it would go further out."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, low: Tensor | float, high: Tensor | float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: Any, high: Any) -> Tensor:
         clamped = x.clamp(low, high)
         ctx.save_for_backward(x - clamped)
         return clamped
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (excess,) = ctx.saved_tensors
         return grad * (grad * excess >= 0), None, None
 

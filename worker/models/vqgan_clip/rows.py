@@ -208,7 +208,7 @@ def _selected(part: _Part, places: list[int]) -> _Part:
         [grid[places] for grid in part.grids],
         {stream: key[places] for stream, key in part.keys.items()},
         [(vectors[places], weights[places], stops[places]) for vectors, weights, stops in part.targets],
-        Schedule(*(row[places] for row in part.weights)),
+        Schedule(*(row[places] for row in part.weights)),  # type: ignore[index]  # of rows, they are tensors
     )
 
 

@@ -137,7 +137,8 @@ def neighbours(images: Tensor, names: Sequence[str], training: Pictures) -> Any:
         labels.append(f"{name}\ndrawn")
         for place, distance in zip(places[index].tolist(), distances[index].tolist(), strict=True):
             row = training.rows[place]
-            tiles.append(F.adaptive_avg_pool2d(training.images[place].float() / 255.0, images.shape[2:]))
+            near = training.images[place].float() / 255.0
+            tiles.append(F.adaptive_avg_pool2d(near, (images.shape[-2], images.shape[-1])))
             labels.append(f"{row.name}\n{distance:.0f} {row.design}")
     return contact_sheet(torch.stack(tiles), labels, columns=2 * (1 + places.shape[1]), scale=1)
 

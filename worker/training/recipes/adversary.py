@@ -9,6 +9,8 @@ section 3.1.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,8 @@ class Perceptual(nn.Module):
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
-        self.trunk = clip.network.visual.trunk.eval().requires_grad_(False)
+        network: Any = clip.network
+        self.trunk = network.visual.trunk.eval().requires_grad_(False)
 
     def levels(self, x: Tensor) -> list[Tensor]:
         """Unit-length features of the stem and three stages."""

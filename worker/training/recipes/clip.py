@@ -203,9 +203,9 @@ def train_clip(plan: Plan, tokenizer: CaptionTokenizer, recipe: ClipRecipe) -> C
             run.log(loss=float(loss), scale=trainer.clip.logit_scale)
         if run.due():
             run.save(trainer.state())
-            save_model(model, plan.out)  # type: ignore[arg-type]
-            run.log(**clip_figures(model, held_out))  # type: ignore[arg-type]
-    save_model(model, plan.out)  # type: ignore[arg-type]
+            save_model(model, plan.out)
+            run.log(**clip_figures(model, held_out))
+    save_model(model, plan.out)
     run.save(trainer.state())
-    run.log(**clip_figures(model, held_out))  # type: ignore[arg-type]
-    return model  # type: ignore[return-value]
+    run.log(**clip_figures(model, held_out))
+    return model

@@ -93,9 +93,14 @@ def versions_of(images: Tensor, count: int, generator: torch.Generator) -> list[
 
 
 def bank_of(
-    images: Tensor, rows: Sequence[Row], colours: Sequence[str | None], vqgan: VQGAN, tokenizer: CaptionTokenizer,
-    recipe: DalleRecipe, generator: torch.Generator,
-) -> CodeBank:  # fmt: skip
+    images: Tensor,
+    rows: Sequence[Row],
+    colours: Sequence[str | None],
+    vqgan: VQGAN,
+    tokenizer: CaptionTokenizer,
+    recipe: DalleRecipe,
+    generator: torch.Generator,
+) -> CodeBank:
     """Codes and captions of one set of pictures (N, 3, H, W) in [0, 1] on the device."""
     codes = [encode_all(vqgan, version) for version in versions_of(images, recipe.versions, generator)]
     rng = np.random.default_rng(recipe.seed)
@@ -125,9 +130,13 @@ def recoloured(images: Tensor, rows: Sequence[Row], count: int, seed: int) -> tu
 
 
 def recoloured_bank(
-    images: Tensor, rows: Sequence[Row], vqgan: VQGAN, tokenizer: CaptionTokenizer, recipe: DalleRecipe,
+    images: Tensor,
+    rows: Sequence[Row],
+    vqgan: VQGAN,
+    tokenizer: CaptionTokenizer,
+    recipe: DalleRecipe,
     generator: torch.Generator,
-) -> CodeBank | None:  # fmt: skip
+) -> CodeBank | None:
     """Codes and captions of pictures in other colours, None if no picture has one colour."""
     pictures, captions = recoloured(images, rows, recipe.captions, recipe.seed + 1)
     if not captions:
@@ -241,7 +250,7 @@ def train_dalle(
     state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
-    model: Dalle = trainer.average.target  # type: ignore[assignment]
+    model = trainer.average.target
     for step in run.steps():
         loss = trainer.step(run.rate(recipe.rate, warmup_steps=500))
         if step % 200 == 0:

@@ -218,7 +218,7 @@ def train_unclip(plan: Plan, frozen: Frozen, recipe: UnclipRecipe) -> Unclip:
     state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
-    model: Unclip = trainer.average.target  # type: ignore[assignment]
+    model = trainer.average.target
     for step in run.steps():
         decoder, prior = trainer.step(run.rate(recipe.rate, warmup_steps=200))
         if step % 100 == 0:

@@ -69,8 +69,9 @@ def caption_rows(clip: Clip, captions: Sequence[Sequence[str]]) -> tuple[Tensor,
     return torch.cat(rows), index.to(rows[0].device)
 
 
-def bank_of(images: Tensor, captions: Sequence[Sequence[str]], versions: int, frozen: Frozen,
-            generator: torch.Generator) -> VectorBank:  # fmt: skip
+def bank_of(
+    images: Tensor, captions: Sequence[Sequence[str]], versions: int, frozen: Frozen, generator: torch.Generator
+) -> VectorBank:
     """Everything a run needs of pictures (N, 3, H, W) in [0, 1] on the device."""
     codes, pictures = [], []
     for version in versions_of(images, versions, generator):

@@ -54,10 +54,18 @@ class VQGANRecipe:
     seed: int = 3
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(
-            turn=0.2, zoom=(0.75, 1.2), crop=0.15, hue=0.6, grey=0.05, outline=0.3, ground=0.1, blur=0.0, noise=0.0,
+            turn=0.2,
+            zoom=(0.75, 1.2),
+            crop=0.15,
+            hue=0.6,
+            grey=0.05,
+            outline=0.3,
+            ground=0.1,
+            blur=0.0,
+            noise=0.0,
             erase=0.05,
         )
-    )  # fmt: skip
+    )
 
 
 class VQGANTrainer:
@@ -173,7 +181,7 @@ def train_vqgan(plan: Plan, clip: Clip | None, recipe: VQGANRecipe) -> VQGAN:
     state = run.resume() if plan.resume else None
     if state:
         trainer.load(state)
-    model: VQGAN = trainer.average.target  # type: ignore[assignment]
+    model = trainer.average.target
     for step in run.steps():
         losses = trainer.step(run.rate(recipe.rate), run.progress)
         if step % 100 == 0:
