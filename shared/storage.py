@@ -24,9 +24,16 @@ from shared.errors import NotFound, ObjectStoreUnavailable
 from shared.settings import Settings
 
 __all__ = [
-    "ObjectStore", "StoredObject", "artifact_key", "image_key", "input_key", "job_prefix", "s3_client",
-    "snapshot_key", "snapshot_prefix",
-]  # fmt: skip
+    "ObjectStore",
+    "StoredObject",
+    "artifact_key",
+    "image_key",
+    "input_key",
+    "job_prefix",
+    "s3_client",
+    "snapshot_key",
+    "snapshot_prefix",
+]
 
 
 @dataclass(frozen=True)

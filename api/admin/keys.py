@@ -20,8 +20,15 @@ def keys() -> None:
 
 @keys.command("create")
 @click.argument("tenant")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(sorted(SCOPES)), show_default=True,
-              default=["jobs:read", "jobs:write"], help="What the key may do. Repeat.")  # fmt: skip
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(sorted(SCOPES)),
+    show_default=True,
+    default=["jobs:read", "jobs:write"],
+    help="What the key may do. Repeat.",
+)
 @click.option("--days", type=click.IntRange(1), help="Ends after so many days; never if left out.")
 def create(tenant: str, scopes: tuple[str, ...], days: int | None) -> None:
     """Make a key for a tenant. It is shown now and never again."""
@@ -37,12 +44,17 @@ def list_(tenant: str | None) -> None:
         found = KeyStore(client).list(tenant)
     show_rows(
         (
-            {"kid": key.kid, "tenant": key.tenant, "scopes": sorted(key.scopes), "created_at": _day(key.created_at),
-             "expires_at": _day(key.expires_at)}
+            {
+                "kid": key.kid,
+                "tenant": key.tenant,
+                "scopes": sorted(key.scopes),
+                "created_at": _day(key.created_at),
+                "expires_at": _day(key.expires_at),
+            }
             for key in found
         ),
         ["kid", "tenant", "scopes", "created_at", "expires_at"],
-    )  # fmt: skip
+    )
 
 
 @keys.command("revoke")

@@ -86,24 +86,38 @@ class CollectionCalls(ABC):
     # --- questions -----------------------------------------------------------------------------------------------
 
     def search(
-        self, collection: str, text: str | None = None, *, image: Path | str | None = None,
-        terms: Iterable[Mapping[str, Any]] = (), wait_s: float = 30.0, **fields: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        image: Path | str | None = None,
+        terms: Iterable[Mapping[str, Any]] = (),
+        wait_s: float = 30.0,
+        **fields: Any,
+    ) -> dict[str, Any]:
         """The pictures nearest to a text, a picture, or weighted terms: `hits`, best first, and `next_cursor`.
 
         A term is {"text" | "image" | "id" | "embedding", "weight"}. `fields`: filter, limit, cursor, min_score,
         min_cosine, dedup, diversity.
         """
         body = _given(
-            collection=collection, text=text, image=self._named(image), terms=[dict(term) for term in terms] or None,
+            collection=collection,
+            text=text,
+            image=self._named(image),
+            terms=[dict(term) for term in terms] or None,
             **fields,
-        )  # fmt: skip
+        )
         return self._answered("/v1/search", body, wait_s)
 
     def classify(
-        self, labels: Sequence[str], *, images: Iterable[Path | str] = (), collection: str | None = None,
-        wait_s: float = 30.0, **fields: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        labels: Sequence[str],
+        *,
+        images: Iterable[Path | str] = (),
+        collection: str | None = None,
+        wait_s: float = 30.0,
+        **fields: Any,
+    ) -> dict[str, Any]:
         """Probabilities of labels, per picture named or of a collection. `fields`: filter, templates, top_k,
         other_below, model."""
         named = [self._named(image) for image in images]
@@ -123,9 +137,14 @@ class CollectionCalls(ABC):
         return self._start(f"{_path(name)}/duplicates", json=_given(threshold=threshold, filter=filter))
 
     def groups(
-        self, name: str, *, k: int | None = None, labels: Sequence[str] = (), seed: int | None = None,
+        self,
+        name: str,
+        *,
+        k: int | None = None,
+        labels: Sequence[str] = (),
+        seed: int | None = None,
         filter: Mapping[str, Any] | None = None,
-    ) -> Job:  # fmt: skip
+    ) -> Job:
         """Sort a collection into k groups of pictures that are alike."""
         body = _given(k=k, labels=list(labels) or None, seed=seed, filter=filter)
         return self._start(f"{_path(name)}/groups", json=body)

@@ -71,9 +71,12 @@ def _poll(transport: Transport, job_id: str) -> Iterator[Event]:
     while True:
         wait_s = POLL_WAIT_S if tag else 0.0  # the first answer at once, the next ones at the next change
         answer = transport.answer(
-            "GET", f"/v1/jobs/{job_id}", params={"wait": wait_s}, wait_s=wait_s,
+            "GET",
+            f"/v1/jobs/{job_id}",
+            params={"wait": wait_s},
+            wait_s=wait_s,
             headers={"If-None-Match": tag} if tag else {},
-        )  # fmt: skip
+        )
         if answer.status_code == 304:
             continue
         tag = answer.headers.get("ETag", "")

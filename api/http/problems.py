@@ -15,8 +15,13 @@ from shared.logs import get_logger
 from shared.records.job import JobRecord
 
 __all__ = [
-    "HTTP_CODES", "Rejected", "failed_job_response", "install_problems", "problem_response", "rejected_by_schema",
-]  # fmt: skip
+    "HTTP_CODES",
+    "Rejected",
+    "failed_job_response",
+    "install_problems",
+    "problem_response",
+    "rejected_by_schema",
+]
 
 log = get_logger(__name__)
 
@@ -81,8 +86,11 @@ def _field_error(item: ErrorDetails, prefix: str, skip: int) -> dict[str, str]:
     context = item.get("ctx", {})
     limits = [text.format(context[word]) for word, text in LIMITS.items() if word in context]
     message = MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return {"field": ".".join([*([prefix] if prefix else []), *parts])[:200], "message": message,
-            "limit": ", ".join(limits)[:200]}  # fmt: skip
+    return {
+        "field": ".".join([*([prefix] if prefix else []), *parts])[:200],
+        "message": message,
+        "limit": ", ".join(limits)[:200],
+    }
 
 
 def problem_response(error: DreamqueueError) -> Response:

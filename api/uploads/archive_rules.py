@@ -97,10 +97,13 @@ class Members:
             raise refused(f"{self.table} is too long", f"{MAX_TABLE_BYTES} bytes")
         rows, errors = read_table(self.table, body)
         found = [
-            {"field": ".".join(part for part in (self.table, error.file, error.field) if part)[:200],
-             "message": error.message[:300], "limit": ""}
+            {
+                "field": ".".join(part for part in (self.table, error.file, error.field) if part)[:200],
+                "message": error.message[:300],
+                "limit": "",
+            }
             for error in errors[:MAX_LISTED]
-        ]  # fmt: skip
+        ]
         found += [
             {"field": f"{self.table}.{name}"[:200], "message": "the archive has no such file", "limit": ""}
             for name in rows

@@ -25,9 +25,13 @@ from shared.storage import ObjectStore, image_key
 __all__ = ["ARCHIVE_TYPES", "MAX_PICTURES", "SentPicture", "Upload", "sent_archive", "sent_form"]
 
 ARCHIVE_TYPES = (
-    "application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip", "application/x-gzip",
+    "application/zip",
+    "application/x-zip-compressed",
+    "application/x-tar",
+    "application/gzip",
+    "application/x-gzip",
     "application/octet-stream",
-)  # fmt: skip
+)
 MAX_PICTURES = 200  # of one form; more of them come as an archive
 FORM_OVERHEAD = 1024 * 1024  # bytes that a multipart body may add to what is in it
 PIECE = 256 * 1024

@@ -17,9 +17,12 @@ from deploy.local.stack import Stack, StackError, StackOptions
 __all__ = ["demo", "up"]
 
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), default=Path(".dreamqueue"), show_default=True,
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".dreamqueue"),
+    show_default=True,
     help="Folder of everything the stack keeps.",
-)  # fmt: skip
+)
 port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port.")
 
 
@@ -71,9 +74,12 @@ def up(data: Path, port: int, workers: int) -> None:
 @data_option
 @port_option
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True,
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out"),
+    show_default=True,
     help="Where the pictures and the contact sheet go.",
-)  # fmt: skip
+)
 def demo(data: Path, port: int, out: Path) -> None:
     """Start the stack, generate, rank and classify pictures for five prompts, show what came out, stop."""
     stack = Stack(StackOptions(data, port), say=lambda line: click.echo(line, err=True))

@@ -119,12 +119,14 @@ def _generate(client: DreamqueueClient, console: Console) -> list[_Watched]:
     with Progress(*columns, console=console, refresh_per_second=5) as bars:
         watched = [
             _Watched(
-                kind, prompt, client.submit(kind, {"prompts": [prompt], "seed": 1, **input_}),
+                kind,
+                prompt,
+                client.submit(kind, {"prompts": [prompt], "seed": 1, **input_}),
                 bars.add_task(f"{kind}: {prompt}", total=1.0, stage="queued"),
             )
             for kind, input_ in INPUTS.items()
             for prompt in PROMPTS
-        ]  # fmt: skip
+        ]
         threads = [threading.Thread(target=_watch, args=(client, bars, one), daemon=True) for one in watched]
         for thread in threads:
             thread.start()

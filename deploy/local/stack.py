@@ -37,7 +37,7 @@ from deploy.local.servers import (
     object_server,
     redis_answers,
     redis_server,
-)  # fmt: skip
+)
 from shared.records.reading import record_from_json
 from shared.settings import ENV_PREFIX, Settings
 from shared.specs.kinds import kinds_served

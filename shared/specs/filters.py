@@ -156,5 +156,6 @@ def check_filter(filter_: AnyFilter | None, fields: Mapping[str, FieldType], at:
             if wanted != known:
                 raise InvalidInput(
                     f"the field {condition.field} holds a {known}, the filter compares it with a {wanted}",
-                    field=at, limit=f"a {known}",
-                )  # fmt: skip
+                    field=at,
+                    limit=f"a {known}",
+                )

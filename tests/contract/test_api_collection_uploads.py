@@ -154,7 +154,7 @@ def test_one_bad_file_refuses_the_form(caller: Caller, kept: Kept, body: bytes) 
         ({"image": [(f"{n}.png", RED) for n in range(201)]}, "image"),
         ({"archive": [("a.zip", zipped({"a.png": RED}))], "metadata": "{}"}, "metadata"),
     ],
-)  # fmt: skip
+)
 def test_a_form_that_says_too_much_or_too_little(caller: Caller, kept: Kept, parts: Any, field: str) -> None:
     made(caller)
     answer = post_form(caller, **parts)
@@ -192,21 +192,25 @@ GOOD: dict[str, tuple[str, str, bytes]] = {
     "zip64": ("application/zip", "zip", zip64()),
     "unsaid": ("application/octet-stream", "zip", zipped({"a.png": RED})),
     "with what macOS adds": (
-        "application/zip", "zip", zipped({"a.png": RED, "__MACOSX/._a.png": b"x", ".DS_Store": b"y", "b/": b""}),
+        "application/zip",
+        "zip",
+        zipped({"a.png": RED, "__MACOSX/._a.png": b"x", ".DS_Store": b"y", "b/": b""}),
     ),
     "with a broken picture": ("application/zip", "zip", zipped({"a.png": b"text", "b.txt": b"more text"})),
     "long names": ("application/x-tar", "tar", tarred({"ä" * 60 + "/" + "n" * 150 + ".png": RED})),
     "csv": ("application/zip", "zip", zipped({"a.png": RED, "metadata.csv": b"file,colour\na.png,red\n"})),
     "json": ("application/x-tar", "tar", tarred({"./a.png": RED, "metadata.json": b'{"a.png": {"n": 1}}'})),
     "jsonl": (
-        "application/zip", "zip",
+        "application/zip",
+        "zip",
         zipped({"a.png": RED, "metadata.jsonl": b'{"file": "a.png"}\n'}, zipfile.ZIP_DEFLATED),
     ),
     "a long table": (
-        "application/x-tar", "tar",
+        "application/x-tar",
+        "tar",
         tarred({"a.png": RED, "metadata.jsonl": json.dumps({"file": "a.png"}).encode() + b"\n" * 3_000_000}),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content_type", "ending", "body"), GOOD.values(), ids=GOOD)
@@ -338,7 +342,7 @@ BAD_ARCHIVES: dict[str, Callable[[], bytes]] = {
     "unusual packing": lambda: zipped({"a.png": RED}, zipfile.ZIP_LZMA),
     "too many": lambda: many(10_001),
     "far too many": lambda: many(60_000),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_ARCHIVES)

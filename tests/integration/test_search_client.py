@@ -98,8 +98,9 @@ def test_a_folder_becomes_a_collection(run: Run, folder: Path, tmp_path: Path) -
     either = '{"or": [{"field": "stars", "eq": 3}, {"field": "folder", "eq": "eat"}]}'
     filtered = run("search", "food", "-c", "my-things", "--filter", either, "--where", "!stars", "--json")
     assert {hit["metadata"]["path"] for hit in json.loads(filtered.stdout)["hits"]} == {
-        "eat/red-apple.webp", "eat/pizza.webp",
-    }  # fmt: skip
+        "eat/red-apple.webp",
+        "eat/pizza.webp",
+    }
     run("collections", "delete", "my-things", "--yes")
     run("search", "food", "-c", "my-things", code=4)
 

@@ -56,10 +56,15 @@ def own(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setting
     (weights / "registry.json").write_text(json.dumps({"models": models}))
     return settings.model_copy(
         update={
-            "pool": POOL, "kinds": KINDS, "vectors_url": str(vectors), "cpu_threads": 1, "device": "cpu",
-            "fetch_hosts": "127.0.0.1", "weights_dir": str(weights),
+            "pool": POOL,
+            "kinds": KINDS,
+            "vectors_url": str(vectors),
+            "cpu_threads": 1,
+            "device": "cpu",
+            "fetch_hosts": "127.0.0.1",
+            "weights_dir": str(weights),
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +217,10 @@ def test_a_bad_picture_is_its_own_error(
     assert record.result is not None
     assert (record.result["added"], record.result["failed"]) == (2, 3)
     assert {error["item"]: error["code"] for error in record.result["errors"]} == {
-        "images.2": "unreadable_image", "images.3": "unreadable_image", "images.4": "invalid_input",
-    }  # fmt: skip
+        "images.2": "unreadable_image",
+        "images.3": "unreadable_image",
+        "images.4": "invalid_input",
+    }
     table = record.artifact("errors.csv")
     assert table is not None
     lines = list(csv.DictReader(io.StringIO(objects.get(table["key"]).decode())))
@@ -222,9 +229,14 @@ def test_a_bad_picture_is_its_own_error(
 
 @pytest.mark.parametrize("form", ["zip", "tar"])
 def test_an_archive_with_a_table(
-    store: JobStore, objects: ObjectStore, tenant: str, emoji: dict[str, Image.Image], collection: Collection,
-    form: str, tmp_path: Path,
-) -> None:  # fmt: skip
+    store: JobStore,
+    objects: ObjectStore,
+    tenant: str,
+    emoji: dict[str, Image.Image],
+    collection: Collection,
+    form: str,
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "in" / "sub"
     folder.mkdir(parents=True)
     for name, image in emoji.items():
@@ -357,15 +369,24 @@ def test_the_pictures_of_a_job_follow_into_generated(
     hit = result(store, tenant, "search", collection="generated", text="rocket")["hits"][0]
     assert hit["id"] == f"img_{stored.sha256}"
     assert hit["metadata"] == {
-        "prompt": "a rocket", "kind": "dalle", "model": "emoji-dalle", "job": made.id, "seed": 7.0, "index": 0.0,
+        "prompt": "a rocket",
+        "kind": "dalle",
+        "model": "emoji-dalle",
+        "job": made.id,
+        "seed": 7.0,
+        "index": 0.0,
         "score": 0.5,
-    }  # fmt: skip
+    }
 
 
 def test_another_model_takes_over_whole(
-    store: JobStore, objects: ObjectStore, collections: CollectionStore, tenant: str, filled: list[dict[str, Any]],
+    store: JobStore,
+    objects: ObjectStore,
+    collections: CollectionStore,
+    tenant: str,
+    filled: list[dict[str, Any]],
     emoji: dict[str, Image.Image],
-) -> None:  # fmt: skip
+) -> None:
     before = collections.get(tenant, "c")
     assert result(store, tenant, "reembed", collection="c", model="tiny-clip")["rows"] == len(NAMES)
     after = collections.get(tenant, "c")
@@ -398,9 +419,14 @@ def test_vectors_of_other_weights_are_never_met(
 
 
 def test_the_index_is_compacted_and_dropped_from(
-    store: JobStore, own: Settings, objects: ObjectStore, collections: CollectionStore, tenant: str,
-    filled: list[dict[str, Any]], emoji: dict[str, Image.Image],
-) -> None:  # fmt: skip
+    store: JobStore,
+    own: Settings,
+    objects: ObjectStore,
+    collections: CollectionStore,
+    tenant: str,
+    filled: list[dict[str, Any]],
+    emoji: dict[str, Image.Image],
+) -> None:
     for turn in range(5):
         image = upload(objects, tenant, emoji["rocket"].rotate(10 + turn))
         result(store, tenant, "index", collection="c", images=[{"image": image}])
@@ -437,9 +463,14 @@ def test_a_deleted_collection_is_not_searched(
 
 
 def test_a_worker_killed_in_mid_job_leaves_each_picture_once(
-    store: JobStore, own: Settings, objects: ObjectStore, collections: CollectionStore, tenant: str, tmp_path: Path,
+    store: JobStore,
+    own: Settings,
+    objects: ObjectStore,
+    collections: CollectionStore,
+    tenant: str,
+    tmp_path: Path,
     collection: Collection,
-) -> None:  # fmt: skip
+) -> None:
     images = [Image.new("RGB", (64, 64), (number % 256, number // 256 * 40, 90)) for number in range(400)]
     given = [
         {"image": upload(objects, tenant, image), "metadata": {"number": float(number)}}

@@ -16,9 +16,17 @@ from worker.models.unclip.unclip import Unclip, UnclipConfig
 from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 
 TINY_VQGAN = VQGANConfig(
-    channels=8, multipliers=(1, 2), encoder_blocks=1, decoder_blocks=1, attention_at=(8,), resolution=16,
-    z_channels=8, code_width=4, codes=32, groups=4,
-)  # fmt: skip
+    channels=8,
+    multipliers=(1, 2),
+    encoder_blocks=1,
+    decoder_blocks=1,
+    attention_at=(8,),
+    resolution=16,
+    z_channels=8,
+    code_width=4,
+    codes=32,
+    groups=4,
+)
 TINY_DALLE = DalleConfig(
     text_vocab=300, text_length=6, image_vocab=32, grid=4, width=32, layers=2, heads=2, text_width=16
 )
@@ -35,9 +43,11 @@ def tiny_tokenizer() -> Tokenizer:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=290, special_tokens=["<pad>"], show_progress=False,
+        vocab_size=290,
+        special_tokens=["<pad>"],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(["a red apple", "a blue heart", "a tree"] * 5, trainer)
     tokenizer.add_special_tokens(["<start>", "<end>"])
     return tokenizer

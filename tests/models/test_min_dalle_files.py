@@ -48,9 +48,11 @@ def write_words(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False,
+        vocab_size=300,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(["a red apple", "a blue heart"] * 5, trainer)
     tokenizer.model.save(str(folder))
 
@@ -184,9 +186,17 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path: Path) -> None:
 
 
 SMALL = VQGANConfig(
-    channels=8, multipliers=(1, 2), decoder_blocks=2, attention_at=(2,), resolution=4, z_channels=8, code_width=6,
-    codes=30, groups=4, encodes=False,
-)  # fmt: skip
+    channels=8,
+    multipliers=(1, 2),
+    decoder_blocks=2,
+    attention_at=(2,),
+    resolution=4,
+    z_channels=8,
+    code_width=6,
+    codes=30,
+    groups=4,
+    encodes=False,
+)
 
 
 def write_detoker(folder: Path) -> VQGAN:

@@ -90,8 +90,12 @@ def test_drawn_pictures_come_best_first_and_again(frozen: Frozen, unclip: Unclip
     models = Models(frozen.clip, frozen.vqgan, None, frozen.clip.tokenizer, unclip)
     drawn = draw_unclip(models, ["a tree", "a heart", "a cup"], 3, rows=6)  # two prompts, then one
     assert drawn.shape == (3, 3, 3, 8, 8)
-    scores = torch.stack([frozen.clip.encode_image(row) @ frozen.clip.encode_text([name])[0]
-                          for row, name in zip(drawn, ("a tree", "a heart", "a cup"), strict=True)])  # fmt: skip
+    scores = torch.stack(
+        [
+            frozen.clip.encode_image(row) @ frozen.clip.encode_text([name])[0]
+            for row, name in zip(drawn, ("a tree", "a heart", "a cup"), strict=True)
+        ]
+    )
     assert bool((scores.diff(dim=1) <= 1e-6).all())
     torch.testing.assert_close(draw_unclip(models, ["a heart"], 3)[0], drawn[1], atol=1e-4, rtol=0)
 

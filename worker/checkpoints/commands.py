@@ -69,10 +69,16 @@ def _entry(model_id: str, family: str, folder: Path, files: tuple[str, ...]) -> 
     from worker.checkpoints.registry import digest
 
     return {
-        "id": model_id, "family": family, "folder": folder.name, "config": CONFIG, "weights": WEIGHTS,
+        "id": model_id,
+        "family": family,
+        "folder": folder.name,
+        "config": CONFIG,
+        "weights": WEIGHTS,
         "sha256": {name: digest(folder / name) for name in files},
-        "source": "https://huggingface.co/kuprel/min-dalle", "licence": "Apache-2.0", "pool": "default",
-    }  # fmt: skip
+        "source": "https://huggingface.co/kuprel/min-dalle",
+        "licence": "Apache-2.0",
+        "pool": "default",
+    }
 
 
 def _print(entry: dict[str, Any]) -> None:

@@ -80,8 +80,9 @@ class OpenedCollection:
         if found is None:
             raise InvalidInput(
                 f"the collection has {self.record.rows} pictures, more than this worker holds in memory",
-                field="collection", limit="DREAMQUEUE_SEARCH_CACHE_BYTES, DREAMQUEUE_SEARCH_ANN_ROWS",
-            )  # fmt: skip
+                field="collection",
+                limit="DREAMQUEUE_SEARCH_CACHE_BYTES, DREAMQUEUE_SEARCH_ANN_ROWS",
+            )
         return found
 
     def open_next(self, width: int, table: str) -> VectorTable:
@@ -103,6 +104,12 @@ class OpenedCollection:
         made = self._tables.database.open(table, width)
         version = made.version()
         return self._records.switch(
-            self.record, table, model=model, fingerprint=fingerprint, width=width, version=version, rows=made.count(),
+            self.record,
+            table,
+            model=model,
+            fingerprint=fingerprint,
+            width=width,
+            version=version,
+            rows=made.count(),
             bytes_=made.bytes(),
-        )  # fmt: skip
+        )

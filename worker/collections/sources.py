@@ -30,9 +30,17 @@ __all__ = ["Archive", "Picture", "by_job"]
 PROMPT_BYTES = 3_000  # of a prompt, kept with its picture
 EXACT = 2**53  # integers below it are exact as floats
 NO_ARCHIVE = (
-    zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, struct.error, OSError, ValueError, LookupError,
-    NotImplementedError, RuntimeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    OSError,
+    ValueError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,17 @@ SHOWN = 3  # labels of a picture, in a table
 @click.option("--collection", "-c", help="All pictures of this collection, in place of IMAGES.")
 @click.option("--label", "labels", multiple=True, help="What a picture may show. Repeat.")
 @click.option("--labels-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A label a line.")
-@click.option("--templates", multiple=True, metavar="NAME|TEXT",
-              help="imagenet_80, imagenet_7, or a text with {} for the label. Repeat texts.")  # fmt: skip
-@click.option("--other-below", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="A picture whose best label is less likely than this is `other`.")  # fmt: skip
+@click.option(
+    "--templates",
+    multiple=True,
+    metavar="NAME|TEXT",
+    help="imagenet_80, imagenet_7, or a text with {} for the label. Repeat texts.",
+)
+@click.option(
+    "--other-below",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="A picture whose best label is less likely than this is `other`.",
+)
 @click.option("--top-k", type=click.IntRange(1, 100), help="Labels listed per picture.")
 @click.option("--model", help="The CLIP for IMAGES; a collection has its own.")
 @where_option

@@ -100,8 +100,10 @@ def duplicates(name: str, threshold: float | None, out: Path | None, as_json: bo
     if as_json:
         show_json(result)
     else:
-        click.echo(f"{len(result['sets']):,} sets of near-duplicates among {result['pictures']:,} pictures, "
-                   f"cosine {result['threshold']:g} and above")  # fmt: skip
+        click.echo(
+            f"{len(result['sets']):,} sets of near-duplicates among {result['pictures']:,} pictures, "
+            f"cosine {result['threshold']:g} and above"
+        )
         for ids in result["sets"]:
             click.echo(f"  {'  '.join(ids)}")
     _save(client, job, out)
@@ -116,9 +118,14 @@ def duplicates(name: str, threshold: float | None, out: Path | None, as_json: bo
 @json_option
 @connected
 def groups(
-    name: str, k: int, labels: tuple[str, ...], seed: int | None, out: Path | None, as_json: bool,
+    name: str,
+    k: int,
+    labels: tuple[str, ...],
+    seed: int | None,
+    out: Path | None,
+    as_json: bool,
     client: DreamqueueClient,
-) -> None:  # fmt: skip
+) -> None:
     """Sort it into groups of pictures that are alike."""
     job = _ended(client, client.groups(name, k=k, labels=labels, seed=seed))
     result = _result(job)

@@ -26,10 +26,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="The server's
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --url and --key; the command gets a `client` that is closed after it."""
 
-    @click.option("--url", envvar="DREAMQUEUE_URL", default="http://127.0.0.1:8000", show_default=True,
-                  show_envvar=True, help="The server.")  # fmt: skip
-    @click.option("--key", envvar="DREAMQUEUE_API_KEY", show_envvar=True,
-                  help="API key; for a server on this machine, ./.dreamqueue/api-key if left out.")  # fmt: skip
+    @click.option(
+        "--url",
+        envvar="DREAMQUEUE_URL",
+        default="http://127.0.0.1:8000",
+        show_default=True,
+        show_envvar=True,
+        help="The server.",
+    )
+    @click.option(
+        "--key",
+        envvar="DREAMQUEUE_API_KEY",
+        show_envvar=True,
+        help="API key; for a server on this machine, ./.dreamqueue/api-key if left out.",
+    )
     @functools.wraps(command)
     def run(*args: Any, url: str, key: str | None, **options: Any) -> Any:
         with DreamqueueClient(url, key or _local_key(url)) as client:

@@ -33,8 +33,12 @@ URLS = ("http://", "https://")
 @click.argument("source", required=False)
 @click.option("--collection", "-c", help="Where to; default: the folder's or archive's name.")
 @click.option("--model", help="The CLIP that sees the pictures, for a collection that is new.")
-@click.option("--metadata", "table", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="A .csv with a column `file`, .json or .jsonl: what is known of a folder's pictures.")  # fmt: skip
+@click.option(
+    "--metadata",
+    "table",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A .csv with a column `file`, .json or .jsonl: what is known of a folder's pictures.",
+)
 @click.option("--openmoji", is_flag=True, help="The 1,652 pictures that come with dreamqueue, in place of SOURCE.")
 @json_option
 @connected

@@ -18,14 +18,19 @@ from api.client.terminal.show import console_for_lines, show_json
 __all__ = ["condition_of", "filter_option", "search", "where_option", "which_collection"]
 
 where_option = click.option(
-    "--where", "wheres", multiple=True, metavar="CONDITION",
+    "--where",
+    "wheres",
+    multiple=True,
+    metavar="CONDITION",
     help="As in 'group=food & drink', group!=flags, 'year>=2000', 'group=flags|symbols' (one of), year, !year. Repeat: "
     "all must hold.",
-)  # fmt: skip
+)
 filter_option = click.option(
-    "--filter", "filter_json", metavar="JSON",
+    "--filter",
+    "filter_json",
+    metavar="JSON",
     help='Any condition, as in {"or": [{"field": "year", "lt": 1900}, {"not": ...}]}.',
-)  # fmt: skip
+)
 FIELDS = ("limit", "min_score", "min_cosine", "dedup", "diversity", "cursor")
 
 
@@ -42,8 +47,11 @@ FIELDS = ("limit", "min_score", "min_cosine", "dedup", "diversity", "cursor")
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=10, show_default=True, help="At most so many.")
 @click.option("--min-score", type=click.FloatRange(0, 1), help="None below this.")
 @click.option("--min-cosine", type=click.FloatRange(-1, 1), help="None below this.")
-@click.option("--dedup", type=click.FloatRange(0, 1, min_open=True),
-              help="Of pictures whose cosine is so high, 0.97 say, only the best.")  # fmt: skip
+@click.option(
+    "--dedup",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of pictures whose cosine is so high, 0.97 say, only the best.",
+)
 @click.option("--diversity", type=click.FloatRange(0, 1), help="0: the nearest; up to 1: the more different.")
 @click.option("--cursor", help="Go on where a page ended.")
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet, a PNG.")
@@ -140,8 +148,11 @@ def _say_more(answer: dict[str, Any]) -> None:
         else f"{answer['rows']:,}"
     )
     took_s = answer["timings"].get("run_s")
-    click.echo(f"{len(answer['hits'])} of {among} pictures in {answer['collection']}, by {answer['model']}"
-               + (f", {1000 * took_s:.0f} ms" if took_s is not None else ""), err=True)  # fmt: skip
+    click.echo(
+        f"{len(answer['hits'])} of {among} pictures in {answer['collection']}, by {answer['model']}"
+        + (f", {1000 * took_s:.0f} ms" if took_s is not None else ""),
+        err=True,
+    )
     for text in answer["truncated_texts"]:
         click.echo(f"the model reads only the beginning of: {text}", err=True)
     if answer["next_cursor"]:

@@ -77,9 +77,14 @@ def pictures_in(folder: Path) -> list[str]:
 
 
 def packs_of(
-    folder: Path, names: Sequence[str], table: Table, work: Path, *, max_pictures: int = MAX_PICTURES,
+    folder: Path,
+    names: Sequence[str],
+    table: Table,
+    work: Path,
+    *,
+    max_pictures: int = MAX_PICTURES,
     max_bytes: int = MAX_PACK_BYTES,
-) -> Iterator[Pack]:  # fmt: skip
+) -> Iterator[Pack]:
     """The pictures `names` of a folder as zip files in the folder `work`, one at a time.
 
     Each picture keeps its row of `table` and gets two fields where the row has none of that name: `path` in the folder,

@@ -21,9 +21,16 @@ from api.client.client import DreamqueueClient
 from api.client.errors import ApiError
 
 __all__ = [
-    "PICTURES", "Found", "draw_hits", "fetched", "found_in", "pictures_option", "renderable_for", "show_hits",
+    "PICTURES",
+    "Found",
+    "draw_hits",
+    "fetched",
+    "found_in",
+    "pictures_option",
+    "renderable_for",
+    "show_hits",
     "telling",
-]  # fmt: skip
+]
 
 PICTURES = ("auto", "kitty", "sixel", "blocks", "no")
 TITLES = ("name", "title", "caption", "prompt", "label", "path")  # fields that say most, best first
@@ -38,9 +45,12 @@ def pictures_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --pictures and --no-pictures; the command gets `pictures`, one of PICTURES."""
 
     @click.option(
-        "--pictures", type=click.Choice(PICTURES), default="auto", show_default=True,
+        "--pictures",
+        type=click.Choice(PICTURES),
+        default="auto",
+        show_default=True,
         help="How to show pictures: as the terminal can (kitty's protocol, sixel, half blocks), or not.",
-    )  # fmt: skip
+    )
     @click.option("--no-pictures", is_flag=True, help="A line per picture.")
     @functools.wraps(command)
     def run(*args: Any, pictures: str, no_pictures: bool, **options: Any) -> Any:
@@ -69,9 +79,10 @@ def telling(metadata: dict[str, Any]) -> tuple[str, str]:
     rest = {field: value for field, value in metadata.items() if field != title}
     return (
         str(metadata[title]) if title else "",
-        ", ".join(f"{field}: {value:g}" if isinstance(value, float) else f"{field}: {value}"
-                  for field, value in rest.items()),
-    )  # fmt: skip
+        ", ".join(
+            f"{field}: {value:g}" if isinstance(value, float) else f"{field}: {value}" for field, value in rest.items()
+        ),
+    )
 
 
 def found_in(hits: Sequence[dict[str, Any]]) -> list[Found]:

@@ -95,9 +95,15 @@ def watched(client: DreamqueueClient, job_id: str) -> Job:
     """Follow a job with a live line on stderr; the job as it ended."""
     console = Console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"), console=console, transient=console.is_terminal,
-    ) as progress:  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        transient=console.is_terminal,
+    ) as progress:
         line = progress.add_task("queued", total=None, note="")
         for event in client.watch(job_id):
             _advance(progress, line, event)

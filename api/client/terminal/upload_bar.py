@@ -21,9 +21,14 @@ class UploadBar:
     def __init__(self) -> None:
         console = Console(stderr=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=console.is_terminal,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=console.is_terminal,
+        )
         self._line = self._progress.add_task("looking", total=None)
         self._done = 0
         self._total: int | None = None

@@ -34,8 +34,9 @@ FOUND = [
 
 
 def _console(width: int, terminal: bool) -> Console:
-    return Console(width=width, force_terminal=terminal, color_system="truecolor", highlight=False, record=True,
-                   file=io.StringIO())  # fmt: skip
+    return Console(
+        width=width, force_terminal=terminal, color_system="truecolor", highlight=False, record=True, file=io.StringIO()
+    )
 
 
 def test_what_says_most_comes_first() -> None:
@@ -129,8 +130,12 @@ def test_prompts_have_rows_of_their_own(tmp_path: Path) -> None:
 def test_pictures_keep_their_shape_on_white() -> None:
     wide = squared(Image.new("RGBA", (40, 10), (255, 0, 0, 255)), 80)
     assert [wide.getpixel(place) for place in ((40, 40), (0, 40), (40, 0), (40, 29), (40, 30))] == [
-        RED, RED, (255, 255, 255), (255, 255, 255), RED,
-    ]  # fmt: skip
+        RED,
+        RED,
+        (255, 255, 255),
+        (255, 255, 255),
+        RED,
+    ]
     clear = squared(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), 8)
     assert clear.getpixel((4, 4)) == (255, 255, 255)
 

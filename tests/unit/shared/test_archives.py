@@ -19,21 +19,32 @@ def test_a_columns_cells_have_one_type() -> None:
         {
             "a.png": {"name": "apple", "year": 1990.0, "size": 2.5, "code": "007", "is_round": True},
             "b/c.png": {
-                "name": "pear, green", "year": -3.0, "size": 100.0, "code": "8", "is_round": False, "note": "x",
+                "name": "pear, green",
+                "year": -3.0,
+                "size": 100.0,
+                "code": "8",
+                "is_round": False,
+                "note": "x",
             },
         },
         [],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        (("1", "2"), [1.0, 2.0]), (("1", "two"), ["1", "two"]), (("true", "no"), ["true", "no"]),
-        (("nan", "1"), ["nan", "1"]), (("+1", "1"), ["+1", "1"]), (("1", "true"), ["1", "true"]),
-        (("0", "-0.5"), [0.0, -0.5]), (("1" * 17, "1"), ["1" * 17, "1"]), (("", "1"), [None, 1.0]),
+        (("1", "2"), [1.0, 2.0]),
+        (("1", "two"), ["1", "two"]),
+        (("true", "no"), ["true", "no"]),
+        (("nan", "1"), ["nan", "1"]),
+        (("+1", "1"), ["+1", "1"]),
+        (("1", "true"), ["1", "true"]),
+        (("0", "-0.5"), [0.0, -0.5]),
+        (("1" * 17, "1"), ["1" * 17, "1"]),
+        (("", "1"), [None, 1.0]),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_only_what_everyone_reads_as_one(cells: tuple[str, str], expected: list[Any]) -> None:
     rows, errors = read_table("metadata.csv", f"file,v\na,{cells[0]}\nb,{cells[1]}\n".encode())
     assert [rows["a"].get("v"), rows["b"].get("v")] == expected
@@ -77,6 +88,9 @@ def test_a_table_that_cannot_be_read_says_so(name: str, body: bytes) -> None:
 
 
 def test_which_members_count() -> None:
-    assert [name for name in ("a.png", ".a.png", "b/.c/a.png", "__MACOSX/a.png", "b/a", "LICENSE.txt")
-            if not is_skipped(name)] == ["a.png", "b/a"]  # fmt: skip
+    assert [
+        name
+        for name in ("a.png", ".a.png", "b/.c/a.png", "__MACOSX/a.png", "b/a", "LICENSE.txt")
+        if not is_skipped(name)
+    ] == ["a.png", "b/a"]
     assert [member_name(name) for name in ("./a", "././a/b", "a/./b", ".a")] == ["a", "a/b", "a/./b", ".a"]

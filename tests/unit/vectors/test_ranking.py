@@ -61,9 +61,13 @@ def test_equal_cosines_are_ordered_by_id() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    count=st.integers(0, 60), limit=st.integers(1, 25), seed=st.integers(0, 50),
-    copies=st.integers(0, 20), least=st.none() | st.floats(-1, 1), dedup=st.sampled_from([None, 0.5, 0.7, 0.9, 1.0]),
-)  # fmt: skip
+    count=st.integers(0, 60),
+    limit=st.integers(1, 25),
+    seed=st.integers(0, 50),
+    copies=st.integers(0, 20),
+    least=st.none() | st.floats(-1, 1),
+    dedup=st.sampled_from([None, 0.5, 0.7, 0.9, 1.0]),
+)
 def test_pages_are_one_list_cut(
     count: int, limit: int, seed: int, copies: int, least: float | None, dedup: float | None
 ) -> None:

@@ -128,9 +128,14 @@ def test_a_jobs_pictures_tell_where_they_are_from() -> None:
     first, second = by_job(record)
     assert first.image == f"{job_id}/000.png"
     assert first.metadata == {
-        "prompt": "a cat", "kind": "dalle", "model": "emoji-dalle", "job": job_id, "seed": 5.0, "index": 1.0,
+        "prompt": "a cat",
+        "kind": "dalle",
+        "model": "emoji-dalle",
+        "job": job_id,
+        "seed": 5.0,
+        "index": 1.0,
         "score": 0.25,
-    }  # fmt: skip
+    }
     assert "seed" not in second.metadata  # no float holds it
     assert "score" not in second.metadata
 

@@ -15,8 +15,13 @@ def of_ones_own(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a set of one's own."""
     place = click.Path(path_type=Path, exists=True)
     options = [
-        click.option("--from", "path", type=place, help="take this set in place of the emoji: a .csv or .tsv, a folder "
-                     "of pictures with .txt files beside them, a webdataset .tar or a folder of them"),
+        click.option(
+            "--from",
+            "path",
+            type=place,
+            help="take this set in place of the emoji: a .csv or .tsv, a folder "
+            "of pictures with .txt files beside them, a webdataset .tar or a folder of them",
+        ),
         click.option("--name", "design", default="", help="of the set, for the manifest: a-z 0-9 . _ -"),
         click.option("--source", default="", help="package, address or owner of the set, for the manifest"),
         click.option("--licence", default="", help="SPDX name of its licence, for the manifest"),
@@ -28,7 +33,7 @@ def of_ones_own(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--keywords-column", default="keywords", show_default=True, help="optional; apart by , ; or |"),
         click.option("--skip-bad", is_flag=True, help="tell and leave out what cannot be read"),
         click.option("--max-pixels", default=50_000_000, show_default=True, help="refuse pictures that claim more"),
-    ]  # fmt: skip
+    ]
     for option in reversed(options):
         function = option(function)
     return function
@@ -78,8 +83,12 @@ def _import_own(data: Path, path: Path, own: dict[str, Any]) -> None:
 
 @train.command()
 @data_option
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("deploy/pictures/openmoji.zip"),
-              show_default=True)  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("deploy/pictures/openmoji.zip"),
+    show_default=True,
+)
 def openmoji(data: Path, out: Path) -> None:
     """Write the archive of pictures that `dreamqueue index --openmoji` puts into a collection."""
     from worker.training.data.openmoji import build_archive

@@ -14,11 +14,19 @@ from worker.training.commands.group import data_option, device_option, pick_devi
 
 @train.command()
 @data_option
-@click.option("--models", "folder", type=click.Path(path_type=Path), help="folder of clip, vqgan, dalle, unclip, judge;"
-              " default: the embedded models")  # fmt: skip
+@click.option(
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="folder of clip, vqgan, dalle, unclip, judge; default: the embedded models",
+)
 @device_option
-@click.option("--names", default=200, show_default=True, help="names of common things that are drawn and judged: fewer"
-              " are faster, 0 draws none")  # fmt: skip
+@click.option(
+    "--names",
+    default=200,
+    show_default=True,
+    help="names of common things that are drawn and judged: fewer are faster, 0 draws none",
+)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="also write figures, seeds and machine here")
 def eval(data: Path, folder: Path | None, device: str | None, names: int, path: Path | None) -> None:
     """Measure everything: CLIP and VQGAN on the held-out design, generated pictures before the judge."""
@@ -36,12 +44,22 @@ def eval(data: Path, folder: Path | None, device: str | None, names: int, path: 
 @click.option("--models", "folder", type=click.Path(path_type=Path), help="default: the embedded models")
 @device_option
 @click.option("--runs", multiple=True, type=click.Path(path_type=Path), help="output folder of a stage: its curves")
-@click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench.jsonl"), show_default=True,
-              help="where the seconds per job are from")  # fmt: skip
+@click.option(
+    "--bench",
+    type=click.Path(path_type=Path),
+    default=Path("out/bench.jsonl"),
+    show_default=True,
+    help="where the seconds per job are from",
+)
 @click.option("--share", default=1.0, show_default=True, help="of the fixed prompts; 0 draws none of them")
 @click.option("--only", multiple=True, type=click.Choice(["dalle", "unclip", "vqgan_clip"]), help="sheets of this kind")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True,
-              help="folder of MODEL_CARD.md and figures.json; the pictures go into its folder pictures")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("worker/weights"),
+    show_default=True,
+    help="folder of MODEL_CARD.md and figures.json; the pictures go into its folder pictures",
+)
 def card(
     data: Path,
     folder: Path | None,
@@ -69,8 +87,13 @@ def card(
 
 
 @train.command()
-@click.option("--models", "folder", type=click.Path(path_type=Path), required=True,
-              help="folder of clip, vqgan, dalle, unclip, judge")  # fmt: skip
+@click.option(
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="folder of clip, vqgan, dalle, unclip, judge",
+)
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("worker/weights"), show_default=True)
 def export(folder: Path, data: Path, out: Path) -> None:

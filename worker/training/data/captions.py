@@ -19,9 +19,14 @@ FORMS = (
 )  # fmt: skip
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 STYLES = {
-    "noto": "noto style", "twemoji": "twemoji style", "fluent-emoji": "3d style", "fluent-emoji-flat": "flat style",
-    "emojione": "emojione style", "noto-v1": "old noto style", "fxemoji": "firefox style",
-}  # fmt: skip
+    "noto": "noto style",
+    "twemoji": "twemoji style",
+    "fluent-emoji": "3d style",
+    "fluent-emoji-flat": "flat style",
+    "emojione": "emojione style",
+    "noto-v1": "old noto style",
+    "fxemoji": "firefox style",
+}
 _SENTENCE = re.compile(r"(a|an|the|this|that|these|some|my|his|her|their|several|many) |(\S+ ){9}")
 _HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue"), (290, "purple"), (345, "pink"))
 

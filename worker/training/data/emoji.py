@@ -15,8 +15,15 @@ from pathlib import Path
 from typing import Any
 
 TRAINING_SETS = (
-    "noto", "twemoji", "fluent-emoji", "fluent-emoji-flat", "emojione", "noto-v1", "emojione-v1", "fxemoji",
-)  # fmt: skip
+    "noto",
+    "twemoji",
+    "fluent-emoji",
+    "fluent-emoji-flat",
+    "emojione",
+    "noto-v1",
+    "emojione-v1",
+    "fxemoji",
+)
 HELD_OUT_SET = "openmoji"  # the design that nothing may train on
 WORD_PACKAGES = ("emojibase-data", "emojilib")
 FREE_LICENCES = ("Apache-2.0", "MIT", "CC-BY-4.0")  # what the embedded weights were trained on

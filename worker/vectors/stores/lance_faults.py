@@ -20,9 +20,17 @@ __all__ = ["FOREIGN", "insisting", "is_conflict", "translated"]
 
 # MissingColumnError and Arrow's errors for keys, types and memory have no parent among the first ones.
 FOREIGN: tuple[type[Exception], ...] = (
-    RuntimeError, ValueError, OSError, pa.ArrowException, pa.lib.ArrowKeyError, pa.lib.ArrowIndexError,
-    pa.lib.ArrowTypeError, pa.lib.ArrowMemoryError, pa.lib.ArrowNotImplementedError, MissingColumnError,
-)  # fmt: skip
+    RuntimeError,
+    ValueError,
+    OSError,
+    pa.ArrowException,
+    pa.lib.ArrowKeyError,
+    pa.lib.ArrowIndexError,
+    pa.lib.ArrowTypeError,
+    pa.lib.ArrowMemoryError,
+    pa.lib.ArrowNotImplementedError,
+    MissingColumnError,
+)
 
 CONFLICT_PATIENCE_S = 60.0  # others may write as long as that before one's own write gives up
 SAID_CHARS = 300  # of a foreign text that go into ours; it may hold the whole filter
