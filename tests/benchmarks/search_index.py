@@ -26,7 +26,8 @@ from tests.support.vector_load import run_load
 from tests.support.vectors import row_id
 from worker.vectors.index import Row, VectorTable
 from worker.vectors.memory.cache import Caches
-from worker.vectors.memory.ranking import Question, rank_snapshot, rank_table
+from worker.vectors.memory.question import Question
+from worker.vectors.memory.ranking import rank_snapshot, rank_table
 from worker.vectors.memory.snapshot import Snapshot
 from worker.vectors.stores.lance import LanceDatabase
 

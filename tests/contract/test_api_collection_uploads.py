@@ -23,7 +23,7 @@ from werkzeug.test import encode_multipart
 from api.app import create_app
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
-from shared.storage import ObjectStore
+from shared.storage import ObjectStore, s3_client
 from shared.store.jobs import JobStore
 from tests.contract.test_api_admission import problem_of
 from tests.contract.test_api_collections import field_of, made
@@ -57,20 +57,21 @@ def flat_png(side: int) -> bytes:
 class Kept:
     """What a tenant's part of the object store holds."""
 
-    def __init__(self, objects: ObjectStore, tenant: str) -> None:
+    def __init__(self, objects: ObjectStore, settings: Settings, tenant: str) -> None:
         self.objects, self.tenant = objects, tenant
+        self._client = s3_client(settings, settings.s3_endpoint)
 
     def keys(self) -> list[str]:
-        pages = self.objects._client.get_paginator("list_objects_v2").paginate(
+        pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.objects.bucket, Prefix=f"{self.tenant}/"
         )
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
 
 @pytest.fixture
-def kept(objects: ObjectStore, tenant: str) -> Kept:
+def kept(objects: ObjectStore, settings: Settings, tenant: str) -> Kept:
     """The caller's."""
-    return Kept(objects, tenant)
+    return Kept(objects, settings, tenant)
 
 
 def post_form(caller: Caller, headers: dict[str, str] | None = None, **parts: Any) -> Any:

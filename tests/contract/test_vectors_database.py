@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import lancedb
 import lancedb.exceptions
 import pyarrow as pa
 import pytest
@@ -20,9 +21,10 @@ from tests.support.vectors import COLUMNS, some_rows
 from worker.vectors.database import open_database
 from worker.vectors.stores import lance, lance_faults, qdrant
 from worker.vectors.stores.bucket import check_conditional_puts
-from worker.vectors.stores.lance import LanceDatabase
+from worker.vectors.stores.lance import LanceDatabase, LanceTable
 from worker.vectors.stores.lance_faults import insisting, translated
 from worker.vectors.stores.qdrant import QdrantDatabase
+from worker.vectors.stores.revisions import Revisions
 
 
 @pytest.fixture
@@ -154,9 +156,8 @@ def test_lost_commits_are_tried_again_and_other_faults_are_not() -> None:
 
 def test_tidying_gives_way_to_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conflict that does not end is no error: the next pass joins what this one could not."""
-    table = LanceDatabase(str(tmp_path)).open("busy", 8)
-    table.put(some_rows(5), COLUMNS)
-    handle = table._handle
+    LanceDatabase(str(tmp_path)).open("busy", 8).put(some_rows(5), COLUMNS)
+    real = lancedb.connect(tmp_path).open_table("busy")
     asked: list[str] = []
 
     class Busy:
@@ -166,16 +167,15 @@ def test_tidying_gives_way_to_writers(tmp_path: Path, monkeypatch: pytest.Monkey
             self._text = text
 
         def __getattr__(self, name: str) -> object:
-            return getattr(handle, name)
+            return getattr(real, name)
 
         def optimize(self, **_: object) -> None:
             asked.append(self._text)
             raise RuntimeError(self._text)
 
     monkeypatch.setattr(lance, "TIDY_PATIENCE_S", 0.1)
-    table._handle = Busy("This Rewrite transaction was preempted by concurrent transaction Delete")
-    table.optimize(is_large=False)
+    preempted = Busy("This Rewrite transaction was preempted by concurrent transaction Delete")
+    LanceTable(preempted, "busy", 8, Revisions()).optimize(is_large=False)
     assert len(asked) > 1
-    table._handle = Busy("disk on fire")
     with pytest.raises(VectorsUnavailable, match="on fire"):
-        table.optimize(is_large=False)
+        LanceTable(Busy("disk on fire"), "busy", 8, Revisions()).optimize(is_large=False)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click.testing
+import httpx
 import pytest
 
-from api.client import ApiError, DreamqueueClient, Event, Job
+from api.client import ApiError, DreamqueueClient, Job
 from api.client.cli import cli
 from api.client.errors import Conflicting, InvalidRequest, Missing, NotAllowed, Unreachable, WaitTimeout
 from api.client.transport import Transport
@@ -101,22 +102,20 @@ def test_no_server_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cut_stream_is_taken_up_again(
     client: DreamqueueClient, live_worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import httpx
-
-    from api.client import stream
-
     job = client.submit("dalle", PROMPT)
     claim = live_worker.claim(job.id)
     live_worker.preview(claim, 40, picture())
-    whole = stream._parsed
+    whole = httpx.Response.iter_lines
 
-    def cut(lines: Iterator[str]) -> Iterator[Event]:
-        for number, event in enumerate(whole(lines)):
-            if number == 1:
+    def cut(answer: httpx.Response) -> Iterator[str]:
+        has_event = False
+        for line in whole(answer):
+            if has_event and line:
                 raise httpx.ReadError("cut")
-            yield event
+            yield line
+            has_event = has_event or line.startswith("data:")
 
-    monkeypatch.setattr(stream, "_parsed", cut)
+    monkeypatch.setattr(httpx.Response, "iter_lines", cut)
     monkeypatch.setattr(Transport, "pause", lambda *_: None)
     live_worker.finish(claim)
     assert [event.type for event in client.watch(job.id)] == ["queued", "started", "preview", "finished"]
@@ -125,14 +124,10 @@ def test_a_cut_stream_is_taken_up_again(
 def test_polling_takes_over_where_streams_do_not_come_through(
     client: DreamqueueClient, live_worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import httpx
-
-    from api.client import stream
-
-    def cut(lines: Iterator[str]) -> Iterator[Event]:
+    def cut(_answer: httpx.Response) -> Iterator[str]:
         raise httpx.ReadError("a proxy that buffers")
 
-    monkeypatch.setattr(stream, "_parsed", cut)
+    monkeypatch.setattr(httpx.Response, "iter_lines", cut)
     monkeypatch.setattr(Transport, "pause", lambda *_: None)
     job = client.submit("dalle", PROMPT)
     events = client.watch(job.id)

@@ -135,7 +135,7 @@ def test_the_card_is_drawn_and_written(
     (run / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     bench = [{"name": "dalle_16_keep_4_s", "value": value, "unit": "s"} for value in (9.0, 3.0)]
     (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bench))
-    marks = [card._marks(what) for what in (card.FIGURES_MARK, card.PICTURES_MARK)]
+    marks = [card.marks_of(what) for what in (card.FIGURES_MARK, card.PICTURES_MARK)]
     (out / "MODEL_CARD.md").write_text("".join(f"before\n{begin}\nold\n{end}\n" for begin, end in marks) + "after\n")
     report.write_document(out / "figures.json", report.report(data, opened, 0, quiet))
     monkeypatch.setattr(report, "open_models", lambda *_: opened)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared import storage
 from shared.errors import ObjectStoreUnavailable
 from shared.settings import Settings
 from shared.storage import ObjectStore
@@ -28,8 +29,9 @@ class Bucket:
 
 
 def put(bucket: Bucket) -> str:
-    objects = ObjectStore(Settings())
-    objects._client = bucket
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "s3_client", lambda *_: bucket)
+        objects = ObjectStore(Settings())
     return objects.put("k", b"sent", "text/plain").sha256
 
 

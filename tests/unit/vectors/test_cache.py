@@ -29,17 +29,17 @@ class Counting:
     """A real table that counts what it is asked, and fails when told to."""
 
     def __init__(self, table: VectorTable) -> None:
-        self._table = table
+        self.real = table
         self.asked: list[str] = []
         self.is_down = False
 
     def __getattr__(self, name: str) -> Any:
         if name in {"is_local", "width"}:
-            return getattr(self._table, name)
+            return getattr(self.real, name)
         if self.is_down:
             raise VectorsUnavailable("down")
         self.asked.append(name)
-        return getattr(self._table, name)
+        return getattr(self.real, name)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ class Clock:
 
 def _agree(snapshot: Snapshot | None, table: Counting) -> None:
     assert snapshot is not None
-    rows = {row.id: row for batch in table._table.scan(COLUMNS) for row in batch}
+    rows = {row.id: row for batch in table.real.scan(COLUMNS) for row in batch}
     assert snapshot.rows == len(rows)
     assert sorted(snapshot.ids) == sorted(rows)
     for at in range(snapshot.rows):
@@ -79,24 +79,24 @@ def test_after_every_change_it_is_the_table(table: Counting) -> None:
         again = [replace(row, id=rng.choice(known)) for row in some_rows(3, WIDTH, seed=-changes % 1000) if known]
         told = [{"color": rng.choice("abc"), "size": rng.random(), "is_open": rng.random() < 0.5} for _ in fresh]
         rows = [replace(row, metadata=one) for row, one in zip(fresh, told, strict=True)]
-        table._table.put([*rows, *again], COLUMNS)
+        table.real.put([*rows, *again], COLUMNS)
         known += [row.id for row in rows]
         gone = rng.sample(known, min(len(known), rng.randint(0, 12)))
-        table._table.delete(gone)
+        table.real.delete(gone)
         if rng.random() < 0.3:
-            table._table.optimize(is_large=False)
+            table.real.optimize(is_large=False)
         _agree(caches.of("t", table, COLUMNS, changes), table)
 
 
 def test_a_reader_keeps_what_it_has(table: Counting) -> None:
     caches = Caches(PLENTY, PLENTY)
-    table._table.put(some_rows(50, metadata=[{"color": "red"}]), COLUMNS)
+    table.real.put(some_rows(50, metadata=[{"color": "red"}]), COLUMNS)
     first = caches.of("t", table, COLUMNS, 1)
     assert first is not None
     before = (first.ids.copy(), first.vectors.copy(), first.metadata(0))
     for changes in range(2, 8):
-        table._table.put(some_rows(5, seed=changes, metadata=[{"color": f"{changes}"}]), COLUMNS)
-        table._table.delete([some_rows(50)[changes].id])
+        table.real.put(some_rows(5, seed=changes, metadata=[{"color": f"{changes}"}]), COLUMNS)
+        table.real.delete([some_rows(50)[changes].id])
         caches.of("t", table, COLUMNS, changes)
     assert (first.ids == before[0]).all()
     assert (first.vectors == before[1]).all()
@@ -114,7 +114,7 @@ def test_two_heirs_of_one_snapshot_do_not_write_over_each_other() -> None:
 def test_the_table_is_asked_only_when_it_changed_or_time_passed(table: Counting) -> None:
     clock = Clock()
     caches = Caches(PLENTY, PLENTY, clock)
-    table._table.put(some_rows(10), COLUMNS)
+    table.real.put(some_rows(10), COLUMNS)
     first = caches.of("t", table, COLUMNS, 3)
     table.asked.clear()
     assert caches.of("t", table, COLUMNS, 3) is first
@@ -122,7 +122,7 @@ def test_the_table_is_asked_only_when_it_changed_or_time_passed(table: Counting)
     assert table.asked == []
     assert caches.of("t", table, COLUMNS, 4) is first  # a change that left no trace: only the version is read
     assert table.asked == ["version"]
-    table._table.put(some_rows(10, seed=1), COLUMNS)
+    table.real.put(some_rows(10, seed=1), COLUMNS)
     assert caches.of("t", table, COLUMNS, 4) is first
     clock.now += MAX_AGE_S
     _agree(caches.of("t", table, COLUMNS, 4), table)  # nobody said so, yet it is seen
@@ -131,18 +131,18 @@ def test_the_table_is_asked_only_when_it_changed_or_time_passed(table: Counting)
 
 def test_only_new_rows_are_read(table: Counting) -> None:
     caches = Caches(PLENTY, PLENTY)
-    table._table.put(some_rows(200), COLUMNS)
+    table.real.put(some_rows(200), COLUMNS)
     caches.of("t", table, COLUMNS, 1)
-    table._table.put(some_rows(3, seed=1), COLUMNS)
+    table.real.put(some_rows(3, seed=1), COLUMNS)
     read: list[Row] = []
-    scan = table._table.scan
+    scan = table.real.scan
 
     def watched(*args: Any, **kwargs: Any) -> Iterator[list[Row]]:
         for batch in scan(*args, **kwargs):
             read.extend(batch)
             yield batch
 
-    table._table.scan = watched  # type: ignore[method-assign]
+    table.real.scan = watched  # type: ignore[method-assign]
     snapshot = caches.of("t", table, COLUMNS, 2)
     assert snapshot is not None
     assert snapshot.rows == 203
@@ -153,7 +153,7 @@ def test_a_new_field_is_looked_for_in_rows_that_are_held(table: Counting) -> Non
     """A searcher whose record is old may have read rows without a field that was new to it."""
     caches = Caches(PLENTY, PLENTY)
     columns = COLUMNS | {"year": Column("number", 5)}
-    table._table.put(some_rows(3, metadata=[{"year": 1999}]), columns)
+    table.real.put(some_rows(3, metadata=[{"year": 1999}]), columns)
     old = caches.of("t", table, COLUMNS, 1)
     assert old is not None
     assert old.metadata(old.position(row_id("0-0")) or 0) == {}
@@ -165,23 +165,23 @@ def test_a_new_field_is_looked_for_in_rows_that_are_held(table: Counting) -> Non
 
 def test_a_double_revision_is_read_anew(table: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     caches = Caches(PLENTY, PLENTY)
-    table._table.put(some_rows(5), COLUMNS)
+    table.real.put(some_rows(5), COLUMNS)
     caches.of("t", table, COLUMNS, 1)
     monkeypatch.setattr(Revisions, "draw", lambda self, count: np.full(count, table.revisions()[0]))
-    table._table.put(some_rows(2, seed=1), COLUMNS)
+    table.real.put(some_rows(2, seed=1), COLUMNS)
     _agree(caches.of("t", table, COLUMNS, 2), table)
 
 
 def test_what_is_too_large_is_left_to_the_table(table: Counting) -> None:
-    table._table.put(some_rows(20), COLUMNS)
+    table.real.put(some_rows(20), COLUMNS)
     assert Caches(PLENTY, max_rows=19).of("t", table, COLUMNS, 1) is None
     assert Caches(limit_bytes=1_000, max_rows=PLENTY).of("t", table, COLUMNS, 1) is None
     caches = Caches(PLENTY, max_rows=25)
     assert caches.of("t", table, COLUMNS, 1) is not None
-    table._table.put(some_rows(20, seed=1), COLUMNS)
+    table.real.put(some_rows(20, seed=1), COLUMNS)
     assert caches.of("t", table, COLUMNS, 2) is None
     assert caches.cached() == []
-    table._table.delete([row.id for row in some_rows(20)])
+    table.real.delete([row.id for row in some_rows(20)])
     _agree(caches.of("t", table, COLUMNS, 3), table)
 
 
@@ -203,7 +203,7 @@ def test_the_longest_unused_one_goes(tmp_path: Path) -> None:
 def test_when_the_index_is_down_what_is_new_enough_still_serves(table: Counting) -> None:
     clock = Clock()
     caches = Caches(PLENTY, PLENTY, clock)
-    table._table.put(some_rows(5), COLUMNS)
+    table.real.put(some_rows(5), COLUMNS)
     first = caches.of("t", table, COLUMNS, 1)
     table.is_down = True
     clock.now += MAX_AGE_S
@@ -213,13 +213,13 @@ def test_when_the_index_is_down_what_is_new_enough_still_serves(table: Counting)
     with pytest.raises(VectorsUnavailable):
         caches.of("other", table, COLUMNS, 1)
     table.is_down = False
-    table._table.put(some_rows(5, seed=1), COLUMNS)
+    table.real.put(some_rows(5, seed=1), COLUMNS)
     _agree(caches.of("t", table, COLUMNS, 2), table)
 
 
 def test_many_searches_wait_for_one_refresh(table: Counting) -> None:
     caches = Caches(PLENTY, PLENTY)
-    table._table.put(some_rows(500), COLUMNS)
+    table.real.put(some_rows(500), COLUMNS)
     barrier = threading.Barrier(8)
     found: list[Snapshot | None] = []
 

@@ -15,9 +15,10 @@ from shared.errors import InvalidInput
 from shared.specs.filters import Condition
 from tests.support.vectors import COLUMNS, row_id, some_rows, unit
 from worker.vectors.index import Row, Vectors
-from worker.vectors.memory import ranking
+from worker.vectors.memory import choosing
 from worker.vectors.memory.products import cosines_with, log_mean_exp
-from worker.vectors.memory.ranking import Hit, Question, rank_snapshot, rank_table
+from worker.vectors.memory.question import Hit, Question
+from worker.vectors.memory.ranking import rank_snapshot, rank_table
 from worker.vectors.memory.snapshot import Snapshot
 from worker.vectors.stores.lance import LanceDatabase
 
@@ -162,7 +163,7 @@ def test_a_filter_comes_before_the_ranking(share: float) -> None:
 
 
 def test_near_duplicates_end_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "MAX_DEDUP_HITS", 12)
+    monkeypatch.setattr(choosing, "MAX_DEDUP_HITS", 12)
     snapshot = _snapshot(some_rows(40))
     with pytest.raises(InvalidInput, match="end here"):
         _pages(snapshot, Question(_query(), 5, dedup=1.0))

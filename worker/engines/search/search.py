@@ -27,7 +27,8 @@ from worker.engines.search.rows import check_model
 from worker.engines.search.scores import Scale, scale_of
 from worker.engines.search.stages import StageClock
 from worker.vectors.index import Vectors, VectorTable
-from worker.vectors.memory.ranking import Page, Question, rank_snapshot, rank_table
+from worker.vectors.memory.question import Page, Question
+from worker.vectors.memory.ranking import rank_snapshot, rank_table
 from worker.vectors.memory.snapshot import Snapshot
 
 __all__ = ["SearchEngine", "build"]

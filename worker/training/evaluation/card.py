@@ -200,11 +200,12 @@ def pictures_block(folder: Path) -> str:
 
 
 def _marked(what: str, rows: Sequence[str]) -> str:
-    begin, end = _marks(what)
+    begin, end = marks_of(what)
     return "\n".join([begin, *rows, end])
 
 
-def _marks(what: str) -> tuple[str, str]:
+def marks_of(what: str) -> tuple[str, str]:
+    """The lines between which a part of the card is written."""
     return f"<!-- {what}: written by `dreamqueue train card`, not by hand -->", f"<!-- end of {what} -->"
 
 
@@ -221,7 +222,7 @@ def write_card(card: Path, document: Mapping[str, Any]) -> None:
     text = card.read_text(encoding="utf-8")
     blocks = {FIGURES_MARK: figures_block(document), PICTURES_MARK: pictures_block(card.parent / "pictures")}
     for what, block in blocks.items():
-        begin, end = _marks(what)
+        begin, end = marks_of(what)
         old = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
         if not old.search(text):
             raise DataError(f"{card} has no marks for its {what}: {begin} ... {end}")
