@@ -7,6 +7,7 @@ DreamqueueError
 ├── NotFound               not_found              404  unknown, or another tenant's: they look the same
 ├── Expired                expired                410  it was there; its time is over
 ├── Conflict               conflict               409  same idempotency key or id, other content
+│   └── CollectionMoved    conflict                    another table answers for the collection now; retryable
 ├── NotCancellable         already_final          409  the job has ended
 ├── QueueFull              queue_full             429  this tenant has too many queued jobs; retryable
 ├── Unavailable            (retryable, 503)
@@ -37,6 +38,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "Cancelled",
+    "CollectionMoved",
     "Conflict",
     "DeadlineExceeded",
     "Draining",
@@ -129,6 +131,12 @@ class Conflict(DreamqueueError):
 
     code = "conflict"
     status = 409
+
+
+class CollectionMoved(Conflict):
+    """The collection was re-embedded while this job wrote to its old table; the next attempt writes to the new one."""
+
+    retryable = True
 
 
 class NotCancellable(DreamqueueError):

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 import redis
 
-from shared.errors import Conflict, InvalidInput, NotFound, UnreadableRecord
+from shared.errors import CollectionMoved, Conflict, InvalidInput, NotFound, UnreadableRecord
 from shared.logs import get_logger
 from shared.records.collection import Collection
 from shared.records.reading import FieldReader
@@ -101,15 +101,15 @@ class CollectionStore:
 
     @guarded
     def note(self, collection: Collection, *, version: int, rows: int, bytes_: int) -> None:
-        """Its table was written. Raises NotFound where it was deleted meanwhile, Conflict where it has another table
-        now: what was written must be written again, there."""
+        """Its table was written. Raises NotFound where it was deleted meanwhile, CollectionMoved where it has another
+        table now: what was written must be written again, there."""
         reply = self._scripts.run(
             "collection_note", collection.tenant, collection.name, collection.table, version, rows, bytes_
         )
         if reply == "gone":
             raise NotFound(f"the collection {collection.name} was deleted")
         if reply == "moved":
-            raise Conflict(f"the collection {collection.name} was re-embedded meanwhile")
+            raise CollectionMoved(f"the collection {collection.name} was re-embedded meanwhile")
 
     @guarded
     def prepare(self, collection: Collection, table: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.errors import Conflict, InvalidInput, NotFound
+from shared.errors import CollectionMoved, Conflict, InvalidInput, NotFound
 from shared.settings import Settings
 from shared.specs.filters import Column
 from shared.store.collections import MAX_COLLECTIONS, CollectionStore
@@ -68,8 +68,9 @@ def test_a_switch_waits_for_every_change_and_gives_the_old_table_up(collections:
     assert made.table in collections.dropped(-1)
     collections.forget(made.table)
     assert made.table not in collections.dropped(-1)
-    with pytest.raises(Conflict, match="re-embedded meanwhile"):
+    with pytest.raises(CollectionMoved, match="re-embedded meanwhile") as moved:
         collections.note(made, version=2, rows=9, bytes_=90)
+    assert (moved.value.code, moved.value.retryable) == ("conflict", True)  # the next attempt writes to the new table
 
 
 def test_another_reembedding_takes_over(collections: CollectionStore, tenant: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared.errors import Conflict, InvalidInput
+from shared.errors import InvalidInput
 from shared.records.collection import Collection
 from shared.specs.filters import AnyFilter, FieldType
 from shared.store.collections import CollectionStore
@@ -42,7 +42,8 @@ class OpenedCollection:
         self.record = self._records.bind(self.record, fingerprint, width, fields)
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Write rows. Raises NotFound where it was deleted, Conflict where it was re-embedded meanwhile."""
+        """Write rows. Raises NotFound where it was deleted, CollectionMoved where it was re-embedded
+        meanwhile."""
         self.table.put(rows, self.record.columns)
         self._note()
 
@@ -61,11 +62,7 @@ class OpenedCollection:
     def _note(self) -> None:
         table = self.table
         version = table.version()
-        try:
-            self._records.note(self.record, version=version, rows=table.count(), bytes_=table.bytes())
-        except Conflict as moved:
-            moved.retryable = True  # the next attempt writes to the table that answers now
-            raise
+        self._records.note(self.record, version=version, rows=table.count(), bytes_=table.bytes())
 
     def snapshot(self) -> Snapshot | None:
         """Its rows in memory, as of its latest change; None where it is too large for that."""
