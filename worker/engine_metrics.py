@@ -15,22 +15,41 @@ from shared.metrics import (
     INDEX_ERRORS,
     INDEX_ROWS,
     INDEX_STAGE_SECONDS,
+    MODEL_LOAD_SECONDS,
     SEARCH_STAGE_SECONDS,
     STEP_SECONDS,
 )
-from worker.engines.options import SearchEvents
+from shared.settings import Settings
+from worker.engines.options import EngineOptions, SearchEvents
 from worker.engines.scheduling.batch import BatchEvents
+from worker.engines.scheduling.device_lock import DeviceLock
 
-__all__ = ["batch_events", "count_step", "search_events"]
+__all__ = ["engine_options"]
 
 
-def count_step(kind: str, seconds: float) -> None:
+def engine_options(settings: Settings, device_lock: DeviceLock) -> EngineOptions:
+    """What the engines of a worker are built with; whatever they tell is counted."""
+    return EngineOptions(
+        device=settings.device,
+        cpu_threads=settings.cpu_threads,
+        weights_dir=settings.weights_dir,
+        on_step=_count_step,
+        device_lock=device_lock,
+        on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
+        events=_batch_events(),
+        search_events=_search_events(),
+        memory_bytes=settings.device_memory_bytes,
+        is_deterministic=settings.deterministic,
+    )
+
+
+def _count_step(kind: str, seconds: float) -> None:
     """A step on the device."""
     STEP_SECONDS.labels(kind).observe(seconds)
     DEVICE_STEPS.labels(kind).inc()
 
 
-def batch_events() -> BatchEvents:
+def _batch_events() -> BatchEvents:
     """Everything a batch tells, counted."""
     return BatchEvents(
         on_rows=_rows,
@@ -42,7 +61,7 @@ def batch_events() -> BatchEvents:
     )
 
 
-def search_events() -> SearchEvents:
+def _search_events() -> SearchEvents:
     """Everything that indexing and searching tell, counted."""
     return SearchEvents(
         on_stage=_stage,

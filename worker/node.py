@@ -7,54 +7,33 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 
 from shared.errors import ObjectStoreUnavailable, StoreUnavailable
 from shared.logs import get_logger
-from shared.metrics import MODEL_LOAD_SECONDS
 from shared.settings import Settings
-from shared.specs.kinds import kinds, kinds_served
+from shared.specs.kinds import kinds_served
 from shared.storage import ObjectStore
 from shared.store.jobs import JobStore
 from shared.store.redis import connect
 from shared.store.workers import WorkerInfo
 from shared.version import VERSION
-from worker.engine_metrics import batch_events, count_step, search_events
+from worker.engine_metrics import engine_options
 from worker.engines.base import Engine, Model
-from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines
 from worker.engines.scheduling.device_lock import DeviceLock
-from worker.executor.claim_gate import ClaimGate
-from worker.executor.runner import Runner, RunnerParts
-from worker.maintenance.auditor import Auditor
-from worker.maintenance.control import ControlListener
-from worker.maintenance.heartbeat import Heartbeat
-from worker.maintenance.reaper import Reaper
-from worker.maintenance.recycler import Recycler
-from worker.maintenance.watchdog import Watchdog
+from worker.executor.build import build_executor
+from worker.maintenance.build import NodeControls, build_maintenance
 from worker.run.active import ActiveRuns
 from worker.run.failpoints import FailPoints
-from worker.run.hooks import Hooks, RunLog, RunMetrics
-from worker.run.progress import ProgressWriter
 from worker.threads import PeriodicThread
-from worker.transfer.inputs import Inputs
-from worker.transfer.previews import Previews
-from worker.transfer.snapshots import Snapshots
-from worker.transfer.spool import Spool
-from worker.transfer.uploads import Uploads
-
-if TYPE_CHECKING:
-    from worker.collections.access import CollectionAccess
 
 __all__ = ["WorkerNode"]
 
 log = get_logger(__name__)
 
-IO_THREADS = 8  # that upload and fetch pictures, for all jobs together
 UNHEARD_S = 8.0  # a run that has not ended so long after it was told to stop hangs in its engine
 
 
@@ -65,73 +44,37 @@ class WorkerNode:
         self.settings = settings
         self.is_draining = False  # a plain flag: set from a signal handler, which must not take a lock
         device_lock = DeviceLock()
-        self._engines: dict[str, Engine] = build_engines(kinds_served(settings.kinds), _options(settings, device_lock))
+        self._engines: dict[str, Engine] = build_engines(
+            kinds_served(settings.kinds), engine_options(settings, device_lock)
+        )
         self._kinds = list(self._engines)
         self._models: list[Model] = []
         self._started_at_ms = int(time.time() * 1000)
         self._metrics_port = 0
         self._runs = ActiveRuns()
-        self._io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self._store = JobStore(connect(settings), settings)
         self._objects = ObjectStore(settings)
-        progress = ProgressWriter(self._store)
-        previews = Previews(self._objects, progress)
-        failpoints = FailPoints()
-        snapshots = Snapshots(self._store, self._objects, settings.snapshot_every_s, failpoints)
+        self._executor = build_executor(
+            settings, self._store, self._objects, engines=self._engines, runs=self._runs, failpoints=FailPoints(),
+            is_draining=lambda: self.is_draining,
+        )  # fmt: skip
+        self._maintenance = build_maintenance(
+            settings, self._store, self._objects, runs=self._runs, device_lock=device_lock, node=self._controls(),
+            collections=self._executor.collections,
+        )  # fmt: skip
+        self._executor.hooks.add(self._maintenance.recycler)
+        # Started in this order, after the first beat and before the first doorbell; told to stop, then waited for, in
+        # the same order, when no job runs any more.
+        self._threads: list[PeriodicThread] = [*self._maintenance.threads, *self._executor.threads]
+
+    def _controls(self) -> NodeControls:
         resumable = frozenset(kind for kind, engine in self._engines.items() if engine.resumes)
-        self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, self._store)
-        self._claim_gate = ClaimGate(self._spool, self._objects, lambda: self.is_draining)
-        self._watchdog = Watchdog(self._runs, device_lock, self._store, settings, shut=self._shut, end=self._die)
-        self._recycler = Recycler(settings.recycle_after_jobs, settings.recycle_rss_growth, self._leave)
-        self._heartbeat = Heartbeat(self._store, self._runs, self.describe, settings.beat_s, resumable)
-        self._inputs = Inputs(self._store, self._objects, settings, self._io)
-        self._collections = self._build_collections()
-        self._runner = Runner(
-            settings, self._parts(progress, previews, snapshots, failpoints), lambda: self.is_draining
-        )
-        control, reaper = ControlListener(settings, self._runs), Reaper(self._store, self._objects, settings)
-        auditor = Auditor(self._store, settings)
-        self._threads: list[PeriodicThread] = [
-            self._heartbeat.thread, control.thread, progress.thread, previews.thread, snapshots.thread, reaper.thread,
-            auditor.thread,
-            self._watchdog.thread, self._spool.thread, self._claim_gate.thread, self._recycler.thread,
-        ]  # fmt: skip
-        if self._collections and self._collections.tables.is_open:
-            from worker.maintenance.index_compactor import IndexCompactor
-
-            self._threads.append(IndexCompactor(self._collections, settings).thread)
-
-    def _parts(
-        self, progress: ProgressWriter, previews: Previews, snapshots: Snapshots, failpoints: FailPoints
-    ) -> RunnerParts:
-        return RunnerParts(
-            store=self._store,
-            engines=self._engines,
-            inputs=self._inputs,
-            uploads=Uploads(self._objects, self.settings.upload_patience_s, self._io),
-            progress=progress,
-            previews=previews,
-            snapshots=snapshots,
-            hooks=Hooks([RunMetrics(), RunLog(), self._recycler]),
-            runs=self._runs,
-            claim_gate=self._claim_gate,
-            spool=self._spool,
-            failpoints=failpoints,
-            collections=self._collections,
-        )
-
-    def _build_collections(self) -> CollectionAccess | None:
-        """Where no kind needs collections, neither numpy nor an index library is loaded."""
-        if not any(kinds()[name].takes_collections for name in self._kinds):
-            return None
-        from worker.collections.access import CollectionAccess
-
-        return CollectionAccess(self._store, self._objects, self._inputs, self.settings)
+        return NodeControls(self.describe, resumable, shut=self._shut, die=self._die, leave=self._leave)
 
     @property
     def pull(self) -> Callable[[], bool]:
         """What a doorbell starts."""
-        return self._runner.pull
+        return self._executor.pull
 
     def load(self) -> None:
         """Bring every model to the device. Raises ModelUnavailable."""
@@ -139,8 +82,9 @@ class WorkerNode:
         for engine in dict.fromkeys(self._engines.values()):
             models.update((model.id, model) for model in engine.load())
         self._models = list(models.values())
-        if self._collections and self._collections.tables.is_open:
-            self._collections.tables.prepare(is_searched="search" in self._kinds)
+        collections = self._executor.collections
+        if collections and collections.tables.is_open:
+            collections.tables.prepare(is_searched="search" in self._kinds)
 
     def start(self) -> None:
         """Serve metrics, then tell the world. Raises OSError; that a server is away is no reason not to start."""
@@ -150,7 +94,7 @@ class WorkerNode:
             self._objects.ensure_bucket()
         except ObjectStoreUnavailable as error:
             log.warning("object store away at start", error=error.message)
-        self._heartbeat.thread.once()
+        self._maintenance.heartbeat.thread.once()
         for thread in self._threads:
             thread.start()
         log.info("worker ready", worker=self.settings.worker_name, pool=self.settings.pool, kinds=self._kinds,
@@ -177,7 +121,7 @@ class WorkerNode:
         an engine hangs: its jobs are given back from here, and whatever it still writes is refused."""
         self._shut()
         log.info("draining", running=len(self._runs), grace_s=grace_s)
-        self._heartbeat.thread.once()
+        self._maintenance.heartbeat.thread.once()
         if self._runs.wait_until_empty(grace_s):
             return
         self._runs.give_up()
@@ -208,12 +152,12 @@ class WorkerNode:
 
     def stop(self) -> None:
         """After drain(): end the threads, leave the list of workers."""
-        self._watchdog.stop()
+        self._maintenance.watchdog.stop()
         for thread in self._threads:
             thread.stop()
         for thread in self._threads:
             thread.join(2.0)
-        self._io.shutdown(wait=False, cancel_futures=True)
+        self._executor.io.shutdown(wait=False, cancel_futures=True)
         self._depart()
         log.info("worker stopped", worker=self.settings.worker_name)
         gc.freeze()  # the interpreter's last collection would walk through torch: 2.0 s of CPU instead of 0.4
@@ -225,21 +169,6 @@ class WorkerNode:
             self._store.fleet.depart(self.settings.worker_name)
         except StoreUnavailable as error:
             log.warning("left without saying so", error=error.message)
-
-
-def _options(settings: Settings, device_lock: DeviceLock) -> EngineOptions:
-    return EngineOptions(
-        device=settings.device,
-        cpu_threads=settings.cpu_threads,
-        weights_dir=settings.weights_dir,
-        on_step=count_step,
-        device_lock=device_lock,
-        on_load=lambda model, seconds: MODEL_LOAD_SECONDS.labels(model).set(seconds),
-        events=batch_events(),
-        search_events=search_events(),
-        memory_bytes=settings.device_memory_bytes,
-        is_deterministic=settings.deterministic,
-    )
 
 
 def _device_name(engines: dict[str, Engine]) -> str:

@@ -31,7 +31,7 @@ from tests.support.tiny_models import write_tiny_models
 from tests.support.workers import Worker, submit, until
 from worker.checkpoints.registry import EMBEDDED
 from worker.collections.access import CollectionAccess
-from worker.executor.runner import _collecting
+from worker.executor.follow_up import follow_up_of
 from worker.maintenance.index_compactor import IndexCompactor
 from worker.transfer.inputs import Inputs
 
@@ -362,7 +362,7 @@ def test_the_pictures_of_a_job_follow_into_generated(
     stored = objects.put(key, buffer.getvalue(), "image/png")
     image = {"name": "000.png", "key": key, "bytes": stored.bytes, "sha256": stored.sha256, "prompt": "a rocket",
              "seed": 7, "index": 0, "score": 0.5, "width": 64, "height": 64}  # fmt: skip
-    follow_up = _collecting(claim, POOL)
+    follow_up = follow_up_of(claim, POOL)
     assert follow_up is not None
     store.commit(claim, {"images": [image], "models": [{"id": "emoji-dalle"}]}, {}, follow_up=follow_up)
     until(store, tenant, follow_up.id, "succeeded")
@@ -434,8 +434,9 @@ def test_the_index_is_compacted_and_dropped_from(
     folder = Path(own.vectors_url) / f"{record.table}.lance" / "data"
     scattered = len(list(folder.iterdir()))
     with ThreadPoolExecutor(2) as threads:
-        access = CollectionAccess(store, objects, Inputs(store, objects, own, threads), own)
-        compactor = IndexCompactor(access, own)
+        inputs = Inputs(store, objects, threads, max_pixels=own.image_max_pixels, patience_s=own.upload_patience_s)
+        access = CollectionAccess(store, objects, inputs, own)
+        compactor = IndexCompactor(access, own.search_ann_rows)
         assert compactor.compact(-1) >= 1
         assert access.tables.of(record).count() == record.rows
         held = access.caches.of(record.table, access.tables.of(record), record.columns, record.changes)

@@ -51,6 +51,18 @@ def test_a_probe_succeeds(store: JobStore, tenant: str, pool: str, worker: Worke
     assert [attempt.outcome for attempt in record.attempts] == ["succeeded"]
 
 
+def test_the_log_names_a_job_when_it_is_claimed(store: JobStore, tenant: str, pool: str, worker: Worker) -> None:
+    """So that the log of a worker that was killed names the jobs it held."""
+    job_id = submit(store, tenant, pool, steps=1000, step_s=0.05)
+    until(store, tenant, job_id, "running")
+    line = eventually(
+        lambda: next((line for line in worker.log.splitlines() if "job claimed" in line and job_id in line), None)
+    )
+    store.cancel(tenant, job_id)
+    assert all(part in line for part in (f"job_id={job_id}", "kind=probe", "attempt=1", f"tenant={tenant}")), line
+    until(store, tenant, job_id, "cancelled")
+
+
 def test_an_artifact_is_there_with_its_digest(store: JobStore, objects: ObjectStore, tenant: str, pool: str) -> None:
     record = until(store, tenant, submit(store, tenant, pool, write_bytes=100_000))
     assert record.result is not None

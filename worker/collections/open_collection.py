@@ -42,8 +42,7 @@ class OpenedCollection:
         self.record = self._records.bind(self.record, fingerprint, width, fields)
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Write rows. Raises NotFound where it was deleted, CollectionMoved where it was re-embedded
-        meanwhile."""
+        """Write rows. Raises NotFound where it was deleted, CollectionMoved where it was re-embedded."""
         self.table.put(rows, self.record.columns)
         self._note()
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from shared.errors import ObjectStoreUnavailable
+from shared.errors import DreamqueueError, ObjectStoreUnavailable
 from shared.logs import get_logger
 from shared.storage import ObjectStore
+from worker.run.context import JobContext
+from worker.run.hooks import Hook
 from worker.threads import PeriodicThread
 from worker.transfer.spool import Spool
 
@@ -22,7 +24,7 @@ CHECK_S = 1.0  # between two looks at an object store that was away
 LOOK_AGAIN_S = 0.25  # how late a waiting thread notices room in the spool, or that the worker stops
 
 
-class ClaimGate:
+class ClaimGate(Hook):
     """Thread-safe. Closed while the spool is full, and from pause_until_store_back() until the object store answers
     again."""
 
@@ -44,6 +46,11 @@ class ClaimGate:
         if not self._is_away.is_set():
             log.warning("object store away; nothing is claimed until it answers")
         self._is_away.set()
+
+    def before_release(self, _context: JobContext, cause: DreamqueueError) -> None:
+        """A job goes back since the object store is away: the next one would, too."""
+        if isinstance(cause, ObjectStoreUnavailable):
+            self.pause_until_store_back()
 
     def wait(self) -> bool:
         """Until it is open: True; or until the worker drains: False."""

@@ -1,73 +1,160 @@
-"""Telling the store how a run ended, once, also across an outage of the store."""
+"""How a run can end, as four values, and which error means which: one table.
+
+An error is never changed: whether the job runs again is said by the outcome, beside the error.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from shared.errors import Draining, DreamqueueError, Expired, LeaseLost, NotFound, StoreUnavailable, Unavailable
+from shared import errors
+from shared.errors import DreamqueueError, OutOfMemory
 from shared.records.job import Claim, JobState, NewJob
-from shared.store.jobs import JobStore
-from worker.run.context import JobContext
-from worker.run.retry import backoff_s
+from worker.engines.base import Output
+from worker.run.retry import Backoff
+from worker.transfer.encode import encode
 
-__all__ = ["Outcome", "finish"]
+__all__ = ["OUTCOMES", "Committed", "Discarded", "Failed", "Outcome", "Released", "outcome_of", "was_too_large"]
 
-PATIENCE_S = 60.0  # beyond the lease: nobody else could have claimed the job while the store was away
+MAX_OUTAGE_ATTEMPTS = 20  # attempts of one job that the vector index may fail: at 300 s between them, an hour
+LEAST_DELAY_S = 0.1  # of a job that a server's outage sends back
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What to tell. Exactly one of the four ways of ending a run."""
+class Committed:
+    """The job ends with a result: succeeded, or cancelled with what was finished."""
 
-    kind: str  # commit, fail, release, discard
-    state: JobState = JobState.SUCCEEDED  # of a commit
-    result: dict[str, Any] | None = None
-    error: DreamqueueError | None = None
-    delay_s: float = 0.0
-    timings: dict[str, float] = field(default_factory=dict)
-    follow_up: NewJob | None = None  # of a commit: the job that follows from this one
+    state: JobState
+    result: dict[str, Any]
+    follow_up: NewJob | None  # the job that follows from this one
 
-
-def finish(store: JobStore, context: JobContext, outcome: Outcome) -> str:
-    """The outcome: a job state, `lost` when another attempt owns the job, `unsettled` when the store stayed away."""
-    if outcome.kind == "discard":
-        return "lost"
-    write = _writer(store, context.claim, outcome)
-    give_up_at = context.lease_until + PATIENCE_S
-    tries = 0
-    while True:
-        try:
-            return str(write().value)
-        except LeaseLost:
-            return _own_earlier_try(store, context.claim) if tries else "lost"
-        except StoreUnavailable:
-            tries += 1
-            if time.monotonic() > give_up_at or context.is_stopped_by(Draining):
-                return "unsettled"
-            context.wait(backoff_s(tries, base_s=0.1, cap_s=1.0))
+    @property
+    def code(self) -> str | None:
+        """Of the error, if there was one."""
+        return errors.Cancelled.code if self.state is JobState.CANCELLED else None
 
 
-def _writer(store: JobStore, claim: Claim, outcome: Outcome) -> Callable[[], JobState]:
-    if outcome.kind == "commit":
-        result = outcome.result or {}
-        return lambda: store.commit(claim, result, outcome.timings, state=outcome.state, follow_up=outcome.follow_up)
-    if outcome.kind == "release":
-        why = outcome.error.to_json() if isinstance(outcome.error, Unavailable) else None
-        return lambda: store.release(claim, delay_s=outcome.delay_s, error=why)
-    assert outcome.error is not None
-    error = outcome.error.to_json()
-    return lambda: store.fail(claim, error, delay_s=outcome.delay_s, result=outcome.result, timings=outcome.timings)
+@dataclass(frozen=True)
+class Failed:
+    """The attempt ends in an error. Where it `runs_again`, the job does after `delay_s`, unless it failed too often."""
+
+    error: DreamqueueError
+    runs_again: bool
+    delay_s: float
+    result: dict[str, Any] | None = None  # what was finished before
+
+    @property
+    def code(self) -> str:
+        """Of the error."""
+        return self.error.code
 
 
-def _own_earlier_try(store: JobStore, claim: Claim) -> str:
-    """An unanswered write may have landed: then the record of this very attempt has moved on, and that was us."""
-    try:
-        record = store.get(claim.tenant, claim.id)
-    except (NotFound, Expired, StoreUnavailable):
-        return "lost"
-    if record.attempt != claim.attempt or record.state is JobState.RUNNING or not record.attempts:
-        return "lost"
-    return "lost" if record.attempts[-1].outcome == "lost" else record.state.value
+@dataclass(frozen=True)
+class Released:
+    """The job goes back to the queue, without a penalty, to run again after `delay_s`."""
+
+    cause: DreamqueueError
+    delay_s: float
+
+    @property
+    def code(self) -> str:
+        """Of the cause."""
+        return self.cause.code
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """Another attempt owns the job: there is nothing to tell."""
+
+    cause: DreamqueueError
+
+    @property
+    def code(self) -> str:
+        """Of the cause."""
+        return self.cause.code
+
+
+Outcome: TypeAlias = Committed | Failed | Released | Discarded
+Rule: TypeAlias = Callable[[DreamqueueError, Claim, Backoff], Outcome]
+
+
+def was_too_large(claim: Claim) -> bool:
+    """Whether the last attempt that failed found the device full; this one is the try with smaller batches."""
+    return claim.last_error_code == OutOfMemory.code
+
+
+def _fails(error: DreamqueueError, claim: Claim, backoff: Backoff) -> Outcome:
+    return Failed(error, error.retryable, backoff.wait_s(claim.failures))
+
+
+def _fails_the_second_time(error: DreamqueueError, claim: Claim, backoff: Backoff) -> Outcome:
+    return Failed(error, error.retryable and not was_too_large(claim), backoff.wait_s(claim.failures))
+
+
+def _waits_for_the_server(error: DreamqueueError, claim: Claim, backoff: Backoff) -> Outcome:
+    """No fault of the job, which goes back to its place and waits a little."""
+    return Released(error, max(LEAST_DELAY_S, backoff.wait_s(claim.attempt)))
+
+
+def _waits_a_while(error: DreamqueueError, claim: Claim, backoff: Backoff) -> Outcome:
+    """A server that never comes back must not keep jobs for ever."""
+    is_lasting = claim.attempt >= MAX_OUTAGE_ATTEMPTS
+    return (_fails if is_lasting else _waits_for_the_server)(error, claim, backoff)
+
+
+def _goes_back(error: DreamqueueError, _claim: Claim, _backoff: Backoff) -> Outcome:
+    return Released(error, 0.0)
+
+
+def _ends_cancelled(_error: DreamqueueError, _claim: Claim, _backoff: Backoff) -> Outcome:
+    return Committed(JobState.CANCELLED, encode(Output()).result([]), None)
+
+
+def _is_not_ours(error: DreamqueueError, _claim: Claim, _backoff: Backoff) -> Outcome:
+    return Discarded(error)
+
+
+# Every class of shared.errors; a class that is not here, an engine's own, ends a run as its nearest ancestor does.
+OUTCOMES: dict[type[DreamqueueError], Rule] = {
+    errors.Cancelled: _ends_cancelled,
+    errors.DeadlineExceeded: _fails,
+    errors.LeaseLost: _is_not_ours,
+    errors.Draining: _goes_back,
+    errors.Yielded: _goes_back,
+    errors.Stopped: _goes_back,
+    errors.StoreUnavailable: _waits_for_the_server,
+    errors.ObjectStoreUnavailable: _waits_for_the_server,
+    errors.VectorsUnavailable: _waits_a_while,
+    errors.Unavailable: _waits_for_the_server,
+    errors.OutOfMemory: _fails_the_second_time,
+    # An engine's errors, and those of a spec that this worker reads otherwise than the API did.
+    errors.EngineError: _fails,
+    errors.ModelUnavailable: _fails,
+    errors.UnreadableImage: _fails,
+    errors.VectorsUnfit: _fails,
+    errors.NonFinite: _fails,
+    errors.ProbeFailed: _fails,
+    errors.InvalidInput: _fails,
+    # What a job names may be gone by now, or have been changed by another job.
+    errors.NotFound: _fails,
+    errors.Expired: _fails,
+    errors.Conflict: _fails,
+    errors.CollectionMoved: _fails,
+    # Not raised by a run on purpose; a fault of ours if one is.
+    errors.Unauthorized: _fails,
+    errors.Forbidden: _fails,
+    errors.NotCancellable: _fails,
+    errors.QueueFull: _fails,
+    errors.WorkerLost: _fails,
+    errors.UnreadableRecord: _fails,
+    errors.Internal: _fails,
+    errors.DreamqueueError: _fails,
+}
+
+
+def outcome_of(error: DreamqueueError, claim: Claim, backoff: Backoff) -> Outcome:
+    """What becomes of a run that raised this."""
+    rule = next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
+    return rule(error, claim, backoff)

@@ -58,12 +58,12 @@ class Heartbeat:
         claims = [context.claim for context in contexts]
         signals = self._store.beat(claims, is_full=is_full, resumable=self._resumable)
         for context, signal in zip(contexts, signals, strict=True):
-            context.renewed(now, signal)
+            context.stop_signal.renewed(now, signal)
 
     def _give_up_overdue(self) -> None:
         """Leases that ran out while the store was silent may be another worker's by now."""
         now = time.monotonic()
         for context in self._runs.all():
-            if now > context.lease_until:
+            if now > context.stop_signal.lease_until:
                 log.warning("lease presumed lost", job_id=context.claim.id, attempt=context.claim.attempt)
                 context.stop(LeaseLost("the lease could not be renewed in time"))

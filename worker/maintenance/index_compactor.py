@@ -13,7 +13,6 @@ from shared.metrics import (
     SEARCH_CACHE_TABLES,
     SEARCH_STALENESS,
 )
-from shared.settings import Settings
 from worker.collections.access import CollectionAccess
 from worker.threads import PeriodicThread
 
@@ -30,9 +29,9 @@ LAST_READ_S = 60.0  # a table that belongs to nothing may still be read so long
 class IndexCompactor:
     """One per process that has an index."""
 
-    def __init__(self, access: CollectionAccess, settings: Settings) -> None:
+    def __init__(self, access: CollectionAccess, large_rows: int) -> None:
         self._access = access
-        self._large_rows = settings.search_ann_rows
+        self._large_rows = large_rows  # of a table of more, compacting also renews its index
         self.thread = PeriodicThread("index-compactor", PERIOD_S, self.look_after)
 
     def look_after(self, rest_s: float = REST_S, last_read_s: float = LAST_READ_S) -> None:

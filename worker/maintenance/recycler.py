@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 
 from shared.logs import get_logger
-from shared.records.job import Claim
 from worker.engines.scheduling.memory import resident_bytes
-from worker.run.hooks import Ended
+from worker.run.context import JobContext
+from worker.run.hooks import Ended, Hook
 from worker.threads import PeriodicThread
 
 __all__ = ["WARM_JOBS", "Recycler"]
@@ -22,7 +22,7 @@ WARM_JOBS = 10  # caches and allocators fill with the first jobs; growth counts 
 LOOK_EVERY_S = 5.0
 
 
-class Recycler:
+class Recycler(Hook):
     """A hook that counts jobs, and a thread that looks at memory. `leave` is called once."""
 
     def __init__(self, after_jobs: int, rss_growth: float, leave: Callable[[], None]) -> None:
@@ -35,11 +35,8 @@ class Recycler:
         self._is_leaving = False
         self.thread = PeriodicThread("recycler", LOOK_EVERY_S, self.look)
 
-    def before(self, _claim: Claim) -> None:
-        """See Hook."""
-
-    def after(self, _claim: Claim, _ended: Ended) -> None:
-        """See Hook."""
+    def after_run(self, _context: JobContext, _ended: Ended) -> None:
+        """Counts it."""
         with self._lock:
             self._ended += 1
             if self._ended == WARM_JOBS and self._rss_growth:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 from shared.logs import get_logger
-from shared.settings import Settings
 from shared.store.jobs import JobStore
 from worker.engines.scheduling.device_lock import DeviceLock
 from worker.run.active import ActiveRuns
@@ -43,16 +42,17 @@ class Watchdog:
         runs: ActiveRuns,
         device_lock: DeviceLock,
         store: JobStore,
-        settings: Settings,
         *,
+        step_timeout_s: float,
+        lease_s: float,
         shut: Callable[[], None],
         end: Callable[[int], None],
     ) -> None:
         self._runs = runs
         self._device_lock = device_lock
         self._store = store
-        self._timeout_s = timeout_s = settings.step_timeout_s
-        self._blind_s = max(2 * FIRST_STEP_FACTOR * timeout_s, 2 * settings.lease_s)
+        self._timeout_s = timeout_s = step_timeout_s
+        self._blind_s = max(2 * FIRST_STEP_FACTOR * timeout_s, 2 * lease_s)
         self._shut = shut
         self._end = end
         self._looked_at = self._awake_since = time.monotonic()
@@ -86,7 +86,7 @@ class Watchdog:
         if not context.is_in_engine or self._device_lock.is_waiting(context.thread):
             return False
         moved_at = max(context.moved_at, self._device_lock.moved_at(context.thread), self._awake_since)
-        factor = 1 if _is_amid_a_stage(context) else FIRST_STEP_FACTOR
+        factor = 1 if context.is_amid_a_stage else FIRST_STEP_FACTOR
         return now - moved_at > factor * self._timeout_s
 
     def _bury(self, hung: list[JobContext]) -> None:
@@ -105,12 +105,6 @@ class Watchdog:
             _tried(lambda context=context: self._store.abandon(context.claim))  # type: ignore[misc]
         self._end(EXIT_CODE)
         os._exit(EXIT_CODE)
-
-
-def _is_amid_a_stage(context: JobContext) -> bool:
-    """Whether the run has taken steps like the one that is due: some of its latest stage, and not the last one."""
-    latest = context.latest
-    return "step" in latest and latest["step"] < latest["total"]
 
 
 def _tried(write: Callable[[], object]) -> None:

@@ -13,6 +13,9 @@ import signal
 import sys
 import threading
 
+from worker.run.context import JobContext
+from worker.run.hooks import Ended, Hook
+
 __all__ = ["AFTER_CLAIM", "AFTER_COMMIT", "AFTER_UPLOAD", "BEFORE_SNAPSHOT", "BEFORE_UPLOAD", "POINTS", "FailPoints"]
 
 AFTER_CLAIM = "after_claim"  # the job is leased to this worker, nothing is done yet
@@ -23,7 +26,7 @@ BEFORE_SNAPSHOT = "before_snapshot"  # a snapshot is made, not stored
 POINTS = (AFTER_CLAIM, BEFORE_UPLOAD, AFTER_UPLOAD, AFTER_COMMIT, BEFORE_SNAPSHOT)
 
 
-class FailPoints:
+class FailPoints(Hook):
     """At most one point is armed. `setting`: empty, `name`, or `name:pass`; thread-safe."""
 
     def __init__(self, setting: str = "") -> None:
@@ -43,3 +46,20 @@ class FailPoints:
                 return
         print(f"failpoint {point}: killed", file=sys.stderr, flush=True)  # noqa: T201  the log's own line might be lost
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def before_run(self, _context: JobContext) -> None:
+        """AFTER_CLAIM."""
+        self.passing(AFTER_CLAIM)
+
+    def before_store(self, _context: JobContext) -> None:
+        """BEFORE_UPLOAD."""
+        self.passing(BEFORE_UPLOAD)
+
+    def after_store(self, _context: JobContext) -> None:
+        """AFTER_UPLOAD."""
+        self.passing(AFTER_UPLOAD)
+
+    def after_run(self, _context: JobContext, ended: Ended) -> None:
+        """AFTER_COMMIT, where the run ended in one."""
+        if ended.outcome in {"succeeded", "cancelled"}:
+            self.passing(AFTER_COMMIT)

@@ -1,55 +1,38 @@
-"""Writes the runs' progress, for all of them from one thread, so that engines never wait for Redis."""
+"""How far a run is, as its job's record shows it."""
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
-from shared.errors import StoreUnavailable
-from shared.store.jobs import JobStore
-from worker.run.context import JobContext
-from worker.threads import PeriodicThread
+__all__ = ["Progress"]
 
-__all__ = ["ProgressWriter"]
-
-PERIOD_S = 0.1  # a job's progress is written at most ten times a second
+_RUNNING_SHARE = 0.95  # of the progress bar; the rest is encoding, upload and commit
 
 
-class ProgressWriter:
-    """Remembers whose progress changed; the first change of a quiet job is written at once."""
+class Progress:
+    """Noted by the run's own thread, read by others. The fraction never falls."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self._changed: dict[int, JobContext] = {}
-        self._any = threading.Event()
-        self.thread = PeriodicThread("progress", PERIOD_S, self._write_changed)
+    def __init__(self) -> None:
+        self._fraction = 0.0
+        self._latest: dict[str, Any] = {}
+        self._preview: dict[str, Any] | None = None
 
-    def note(self, context: JobContext) -> None:
-        """This run's progress moved."""
-        with self._lock:
-            self._changed[id(context)] = context
-        self._any.set()
+    def note(self, stage: str, step: int, total: int) -> None:
+        """The run took `step` of `total` in this stage."""
+        self._fraction = max(self._fraction, _RUNNING_SHARE * min(1.0, step / max(1, total)))
+        self._latest = {"fraction": round(self._fraction, 4), "stage": stage, "step": step, "total": total}
 
-    def _write_changed(self) -> None:
-        if not self._any.wait(1.0):
-            return
-        self._any.clear()
-        with self._lock:
-            changed, self._changed = self._changed, {}
-        for context in changed.values():
-            self.write(context)
+    def note_preview(self, preview: dict[str, Any]) -> None:
+        """A preview has arrived in the object store; its name, key and step."""
+        self._preview = preview
 
-    def write(self, context: JobContext, event: str = "progress", data: dict[str, Any] | None = None) -> bool:
-        """Write what the context holds now; False when the run is over or the store does not answer."""
-        with context.writing:
-            if context.is_closed:
-                return False
-            sent_at = time.monotonic()
-            try:
-                signal = self._store.progress(context.claim, context.latest, event=event, data=data)
-            except StoreUnavailable:
-                return False  # progress is worth nothing later; leases are the heartbeat's business
-        context.renewed(sent_at, signal)
-        return True
+    @property
+    def latest(self) -> dict[str, Any]:
+        """The last that was noted, with the last preview stored."""
+        return self._latest if self._preview is None else {**self._latest, "preview": self._preview}
+
+    @property
+    def is_amid_a_stage(self) -> bool:
+        """Whether the run has taken steps like the one that is due: some of its latest stage, and not its last one."""
+        latest = self._latest
+        return "step" in latest and bool(latest["step"] < latest["total"])

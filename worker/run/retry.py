@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.errors import Cancelled, Draining, ObjectStoreUnavailable, Stopped
 from worker.run.context import JobContext
 
-__all__ = ["backoff_s", "retry_while_away"]
+__all__ = ["Backoff", "backoff_s", "retry_while_away"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,18 @@ DRAIN_S = 4.0  # for what is made already, when a worker that stops has no grace
 def backoff_s(tries: int, base_s: float = BASE_S, cap_s: float = CAP_S) -> float:
     """Seconds to wait after so many failures: full jitter under min(cap, base * 2**tries)."""
     return random.uniform(0, min(cap_s, base_s * 2 ** min(tries, 30)))
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How jobs that go back wait: as backoff_s says, within these bounds in seconds."""
+
+    base_s: float
+    cap_s: float
+
+    def wait_s(self, tries: int) -> float:
+        """After so many failures."""
+        return backoff_s(tries, self.base_s, self.cap_s)
 
 
 def retry_while_away(
@@ -45,11 +58,11 @@ def retry_while_away(
             return call()
         except ObjectStoreUnavailable:
             wait_s = backoff_s(failed)
-            if context.is_stopped_by(Draining):
-                give_up_at = min(give_up_at, context.stopped_at + DRAIN_S)
+            if context.stop_signal.is_set_by(Draining):
+                give_up_at = min(give_up_at, context.stop_signal.set_at + DRAIN_S)
             if time.monotonic() + wait_s > give_up_at:
                 raise
             failed += 1
             if on_retry:
                 on_retry()
-            context.wait(wait_s)
+            context.stop_signal.wait(wait_s)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import Expired, NotFound, UnreadableImage
-from shared.settings import Settings
 from shared.specs.pictures import why_too_costly
 from shared.storage import ObjectStore, image_key
 from shared.store.jobs import JobStore
@@ -24,11 +23,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 class Inputs:
     """Reads uploaded pictures and the artifacts of finished jobs, of the job's own tenant only."""
 
-    def __init__(self, store: JobStore, objects: ObjectStore, settings: Settings, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, store: JobStore, objects: ObjectStore, threads: ThreadPoolExecutor, *, max_pixels: int, patience_s: float
+    ) -> None:
         self._store = store
         self._objects = objects
-        self._max_pixels = settings.image_max_pixels
-        self._patience_s = settings.upload_patience_s
+        self._max_pixels = max_pixels
+        self._patience_s = patience_s
         self._threads = threads
 
     def fetch(self, refs: list[str], context: JobContext) -> Mapping[str, Image.Image]:

@@ -11,7 +11,8 @@ from shared.logs import get_logger
 from shared.metrics import UPLOADED_BYTES
 from shared.storage import ObjectStore, artifact_key
 from worker.run.context import JobContext
-from worker.run.progress import ProgressWriter
+from worker.run.hooks import Hook
+from worker.run.progress_writer import ProgressWriter
 from worker.threads import PeriodicThread
 from worker.transfer.encode import png_bytes
 
@@ -20,7 +21,7 @@ __all__ = ["Previews"]
 log = get_logger(__name__)
 
 
-class Previews:
+class Previews(Hook):
     """At most one preview per run is on its way; engines' next ones are dropped until it has arrived."""
 
     def __init__(self, objects: ObjectStore, progress: ProgressWriter) -> None:
@@ -29,9 +30,9 @@ class Previews:
         self._waiting: queue.SimpleQueue[tuple[JobContext, Image, int]] = queue.SimpleQueue()
         self.thread = PeriodicThread("previews", 0.0, self._store_next)
 
-    def take(self, context: JobContext, image: Image, step: int) -> None:
-        """Accept a preview of a run that has none in flight."""
-        context.has_preview_in_flight = True
+    def preview_made(self, context: JobContext, image: Image, step: int) -> None:
+        """Accept it; the run has none in flight."""
+        context.preview_started()
         self._waiting.put((context, image, step))
 
     def _store_next(self) -> None:
@@ -44,7 +45,7 @@ class Previews:
         except Unavailable as error:
             log.debug("preview dropped", error=error.message)
         finally:
-            context.has_preview_in_flight = False
+            context.preview_ended()
 
     def _store(self, context: JobContext, image: Image, step: int) -> None:
         if context.is_closed:

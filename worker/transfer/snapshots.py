@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-import time
 from dataclasses import dataclass, field
 
-from shared.errors import LeaseLost, NotFound, ObjectStoreUnavailable, Unavailable
+from shared.errors import DreamqueueError, LeaseLost, NotFound, ObjectStoreUnavailable, Stopped, Unavailable
 from shared.logs import get_logger
 from shared.metrics import SNAPSHOTS, UPLOADED_BYTES
 from shared.records.job import SavedRun
 from shared.storage import ObjectStore, StoredObject, snapshot_key, snapshot_prefix
 from shared.store.jobs import JobStore, Signal
-from worker.run.context import JobContext, Offer
+from worker.run.context import JobContext
 from worker.run.failpoints import BEFORE_SNAPSHOT, FailPoints
+from worker.run.hooks import Ended, Hook
 from worker.run.retry import retry_while_away
+from worker.run.snapshot_slot import Offer
 from worker.threads import PeriodicThread
 
 __all__ = ["Snapshots"]
@@ -43,7 +44,7 @@ class _Order:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class Snapshots:
+class Snapshots(Hook):
     """One thread; engines never wait for it. At most one snapshot per run is on its way, besides the last one."""
 
     def __init__(self, store: JobStore, objects: ObjectStore, every_s: float, failpoints: FailPoints) -> None:
@@ -56,31 +57,33 @@ class Snapshots:
 
     # --- for the run's own thread ----------------------------------------------------------------------------------
 
-    def offered(self, context: JobContext) -> None:
-        """The run can be saved as it is now: done when the last time is `every_s` ago, longer after a large one."""
-        if not self._every_s or context.has_snapshot_in_flight or context.offer is None:
+    def snapshot_offered(self, context: JobContext) -> None:
+        """Taken when the last time is `every_s` ago, longer after a large one."""
+        slot = context.snapshots
+        if not self._every_s or slot.offer is None:
             return
-        saved = context.saved or context.claim.snapshot
-        every_s = self._every_s * max(1.0, saved.bytes / EASY_BYTES if saved else 0.0)
-        if time.monotonic() - context.saved_at < every_s:
+        every_s = self._every_s * max(1.0, slot.saved.bytes / EASY_BYTES if slot.saved else 0.0)
+        if not slot.is_due(every_s):
             return
-        order = _made(context, context.offer)
+        order = _made(context, slot.offer)
         if order is None:
-            context.saved_at = time.monotonic()
+            slot.ended()
             return
-        context.has_snapshot_in_flight = True
+        slot.started()
         self._orders.put(order)
+
+    def before_release(self, context: JobContext, cause: DreamqueueError) -> None:
+        """A run that was stopped keeps what it reached; one that a server's outage ended kept nothing on the device."""
+        if isinstance(cause, Stopped):
+            self.save_last(context)
 
     def save_last(self, context: JobContext) -> None:
         """The run was stopped and goes back: save what it reached, within LAST_PATIENCE_S. Never raises."""
-        offer: Offer | None = context.offer
-        if not self._every_s or offer is None or (context.saved and context.saved.step == offer.step):
+        offer = context.snapshots.offer
+        if not self._every_s or offer is None or context.snapshots.has_saved(offer.step):
             return
-        context.moved_at, context.is_in_engine = time.monotonic(), True  # `make` may hang as any step may
-        try:
+        with context.in_engine():  # `make` may hang as any step may
             order = _made(context, offer)
-        finally:
-            context.is_in_engine = False
         if order is None:
             return
         self._orders.put(order)
@@ -102,9 +105,9 @@ class Snapshots:
             return None
         return body
 
-    def discard(self, context: JobContext) -> None:
-        """The job has ended: nothing goes on from its snapshots."""
-        if context.saved or context.claim.snapshot:
+    def after_run(self, context: JobContext, ended: Ended) -> None:
+        """Where the job has ended, nothing goes on from its snapshots: they are deleted."""
+        if ended.is_final and context.snapshots.saved:
             self._orders.put(_Order(context))
 
     # --- the thread ------------------------------------------------------------------------------------------------
@@ -122,8 +125,7 @@ class Snapshots:
         except Unavailable as error:
             log.info("snapshot not stored or deleted", error=error.message)
         finally:
-            order.context.saved_at = time.monotonic()
-            order.context.has_snapshot_in_flight = False
+            order.context.snapshots.ended()
             order.done.set()
 
     def _save(self, context: JobContext, order: _Order) -> None:
@@ -138,13 +140,13 @@ class Snapshots:
             self._objects.delete(stored.key)
             return
         SNAPSHOTS.labels(claim.kind).inc()
-        before, context.saved = context.saved or claim.snapshot, _saved(order.step, stored)
+        before = context.snapshots.noted(_saved(order.step, stored))
         if before is not None and before.key != stored.key:
             self._objects.delete(before.key)
 
     def _note(self, context: JobContext, step: int, stored: StoredObject) -> bool:
-        with context.writing:
-            if context.is_closed:
+        with context.writing() as may_write:
+            if not may_write:
                 return False
             signal = self._store.note_snapshot(context.claim, _saved(step, stored))
         if signal is Signal.LOST:

@@ -29,6 +29,8 @@ from shared.metrics import OUTPUTS_REUSED, SPOOL_FULL
 from shared.records.job import Claim
 from shared.store import keys
 from shared.store.jobs import JobStore
+from worker.run.context import JobContext
+from worker.run.hooks import Ended, Hook
 from worker.threads import PeriodicThread
 from worker.transfer.encode import Artifact, EncodedOutput
 
@@ -44,7 +46,7 @@ SWEEP_EVERY_S = 60.0
 TORN_S = 3600.0  # a half-written file older than this has nobody to finish it
 
 
-class Spool:
+class Spool(Hook):
     """Thread-safe, and any number of processes may share a folder. Without one, outputs are kept in memory only."""
 
     def __init__(self, folder: str, max_bytes: int, store: JobStore) -> None:
@@ -91,6 +93,10 @@ class Spool:
             OUTPUTS_REUSED.labels(claim.kind).inc()
             log.info("output found in the spool")
         return encoded
+
+    def after_run(self, context: JobContext, ended: Ended) -> None:
+        """What the run made is kept while its job has not ended."""
+        self.finished(context.claim, ended.is_final)
 
     def finished(self, claim: Claim, has_ended: bool) -> None:
         """The run is over. What it made is kept while the job has not ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -16,9 +15,7 @@ from worker.run.context import JobContext
 
 
 def run(job_id: str, *, alone: bool = False) -> JobContext:
-    context = Made(job_id=job_id).context
-    context.claim = replace(context.claim, alone=alone)
-    return context
+    return Made(job_id=job_id, alone=alone).context
 
 
 class Claimer:

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from shared.errors import ObjectStoreUnavailable
-from tests.support.polling import PATIENCE_S, eventually
+from shared.errors import Draining, ObjectStoreUnavailable, StoreUnavailable
+from tests.support.polling import PATIENCE_S
+from tests.unit.worker.test_run_context import Made
 from worker.executor.claim_gate import ClaimGate
 
 
@@ -18,7 +19,13 @@ class Surroundings:
         self.is_full = self.is_away = self.is_draining = False
         self.checks = 0
         self.answers: list[bool] = []
-        self.claim_gate = ClaimGate(self, self, lambda: self.is_draining)  # type: ignore[arg-type]
+        self.looked = threading.Event()  # a thread found it closed, and asked whether to wait
+        self.claim_gate = ClaimGate(self, self, self._drains)  # type: ignore[arg-type]
+
+    def _drains(self) -> bool:
+        if not self.claim_gate.is_open:
+            self.looked.set()
+        return self.is_draining
 
     def check(self) -> None:
         self.checks += 1
@@ -44,7 +51,7 @@ def test_an_open_one_asks_nobody(around: Surroundings) -> None:
 
 
 def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) -> None:
-    around.claim_gate.pause_until_store_back()
+    around.claim_gate.before_release(Made().context, ObjectStoreUnavailable("away"))
     around.is_away = True
     around.claim_gate.look()
     assert not around.claim_gate.is_open
@@ -56,10 +63,16 @@ def test_it_stays_closed_until_the_object_store_answers(around: Surroundings) ->
     assert around.checks == 2
 
 
+def test_other_causes_of_a_release_do_not_close_it(around: Surroundings) -> None:
+    for cause in (Draining("x"), StoreUnavailable("away")):
+        around.claim_gate.before_release(Made().context, cause)
+    assert around.claim_gate.is_open
+
+
 def test_a_full_spool_parks_the_thread_until_there_is_room(around: Surroundings) -> None:
     around.is_full = True
     thread = around.waiting()
-    eventually(lambda: around.claim_gate._changed._waiters)  # type: ignore[attr-defined]
+    assert around.looked.wait(PATIENCE_S)
     assert around.answers == []
     around.is_full = False
     thread.join(PATIENCE_S)

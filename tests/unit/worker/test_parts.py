@@ -8,15 +8,17 @@ from collections.abc import Callable
 
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from shared.errors import Cancelled, Draining, LeaseLost, ObjectStoreUnavailable, StoreUnavailable, UnreadableImage
-from shared.records.job import Claim, JobState
+from shared.records.job import JobState
 from tests.support.polling import PATIENCE_S, eventually
-from tests.unit.worker.test_run_context import Made, claim
+from tests.unit.worker.test_run_context import Made
 from worker.engines.base import Model, Output, Picture
-from worker.executor.outcome import Outcome, finish
+from worker.executor.finish import finish
+from worker.executor.outcome import Committed
 from worker.executor.runner import KEPT_THROUGH
-from worker.run.hooks import Ended, Hooks
+from worker.run.hooks import Ended, Hook, Hooks, RunLog
 from worker.run.retry import backoff_s, retry_while_away
 from worker.threads import PeriodicThread
 from worker.transfer.encode import encode, png_bytes
@@ -132,7 +134,6 @@ class TestPatience:
         """What is made goes on under Draining, not for all of its patience."""
         made = Made()
         made.context.stop(Draining("x"))
-        made.context.stopped_at = self.now
         assert retry_while_away(self.failing(3), made.context, 300, keep_through=KEPT_THROUGH) == "done"
         with pytest.raises(ObjectStoreUnavailable):
             retry_while_away(self.failing(6), made.context, 300, keep_through=KEPT_THROUGH)
@@ -170,7 +171,7 @@ class FlakyStore:
 
 class TestFinish:
     def finish(self, store: FlakyStore, made: Made | None = None) -> str:
-        return finish(store, (made or Made()).context, Outcome("commit", result={}))  # type: ignore[arg-type]
+        return finish(store, (made or Made()).context, Committed(JobState.SUCCEEDED, {}, None))  # type: ignore[arg-type]
 
     def test_an_outage_is_waited_out(self) -> None:
         store = FlakyStore(unanswered=2)
@@ -191,28 +192,55 @@ class TestFinish:
         assert self.finish(FlakyStore(unanswered=1000), made) == "unsettled"
 
 
+EVENTS: dict[str, tuple[object, ...]] = {
+    "before_run": (),
+    "progressed": (),
+    "preview_made": (Image.new("RGB", (1, 1)), 1),
+    "snapshot_offered": (),
+    "before_store": (),
+    "after_store": (),
+    "before_release": (Draining("the worker stops"),),
+    "after_run": (Ended("succeeded", {}),),
+}
+
+
 class TestHooks:
     def test_a_hook_that_fails_fails_nothing(self) -> None:
         seen: list[str] = []
 
-        class Broken:
-            def before(self, _claim: Claim) -> None:
+        class Broken(Hook):
+            def _break(self, *_: object) -> None:
                 raise RuntimeError("broken")
 
-            def after(self, _claim: Claim, _ended: Ended) -> None:
-                raise RuntimeError("broken")
+        class Sound(Hook):
+            def __init__(self, name: str) -> None:
+                self._name = name
 
-        class Sound:
-            def before(self, _claim: Claim) -> None:
-                seen.append("before")
+        for event in EVENTS:
+            setattr(Broken, event, Broken._break)
+            setattr(Sound, event, lambda self, *_, event=event: seen.append(f"{self._name} {event}"))
+        hooks = Hooks([Broken(), Sound("one")])
+        hooks.add(Sound("two"))
+        for event, arguments in EVENTS.items():
+            getattr(hooks, event)(Made().context, *arguments)
+        for event in set(EVENTS) - {"after_run"}:
+            assert [line for line in seen if event in line] == [f"one {event}", f"two {event}"]
+        assert seen[-2:] == ["two after_run", "one after_run"]  # who begins first ends last
 
-            def after(self, _claim: Claim, ended: Ended) -> None:
-                seen.append(ended.outcome)
+    def test_every_event_is_tried(self) -> None:
+        assert set(EVENTS) == {name for name in vars(Hook) if not name.startswith("_")}
 
-        hooks = Hooks([Broken(), Sound()])
-        hooks.before(claim())
-        hooks.after(claim(), Ended("succeeded", {}))
-        assert seen == ["before", "succeeded"]
+    def test_the_log_names_a_job_at_its_claim_and_at_its_end(self) -> None:
+        log = RunLog()
+        with capture_logs() as lines:
+            log.before_run(Made().context)
+            log.after_run(Made().context, Ended("failed", {"run_s": 2.0}, "non_finite"))
+        assert [(line["event"], line["log_level"]) for line in lines] == [
+            ("job claimed", "info"),
+            ("run ended", "warning"),
+        ]
+        assert lines[0]["queue_s"] == 1.0
+        assert (lines[1]["outcome"], lines[1]["code"], lines[1]["run_s"]) == ("failed", "non_finite", 2.0)
 
 
 class TestPeriodicThread:

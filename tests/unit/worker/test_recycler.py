@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.worker.test_run_context import claim
+from tests.unit.worker.test_run_context import Made
 from worker.engines.scheduling.memory import resident_bytes
 from worker.maintenance.recycler import WARM_JOBS, Recycler
 from worker.run.hooks import Ended
@@ -24,7 +24,7 @@ class Worker:
 
     def ends(self, jobs: int) -> None:
         for _ in range(jobs):
-            self.recycler.after(claim(), ENDED)
+            self.recycler.after_run(Made().context, ENDED)
             self.recycler.look()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,8 +14,10 @@ from PIL import Image
 from shared.errors import Cancelled, DeadlineExceeded, Draining, LeaseLost, Stopped, Yielded
 from shared.records.job import Claim
 from shared.store.jobs import Signal
+from tests.support.polling import PATIENCE_S
 from worker.run.active import ActiveRuns
-from worker.run.context import JobContext
+from worker.run.context import EngineEvents, JobContext
+from worker.run.hooks import Hook
 
 
 def claim(deadline_ms: int | None = None, job_id: str = "j") -> Claim:
@@ -23,22 +27,22 @@ def claim(deadline_ms: int | None = None, job_id: str = "j") -> Claim:
     )  # fmt: skip
 
 
-class Made:
-    """A monitor and what it handed on."""
+class Made(Hook):
+    """A context and what it handed on, unless someone else hears it. `changes` are of its claim."""
 
-    def __init__(self, deadline_ms: int | None = None, job_id: str = "j") -> None:
+    def __init__(
+        self, deadline_ms: int | None = None, job_id: str = "j", events: EngineEvents | None = None, **changes: Any
+    ) -> None:
         self.noted = 0
         self.previews: list[int] = []
-        self.context = JobContext(
-            claim(deadline_ms, job_id),
-            claimed_at=time.monotonic(),
-            lease_s=10,
-            on_progress=lambda _context: self._note(),
-            on_preview=lambda _context, _image, step: self.previews.append(step),
-        )
+        claimed = replace(claim(deadline_ms, job_id), **changes)
+        self.context = JobContext(claimed, claimed_at=time.monotonic(), lease_s=10, events=events or self)
 
-    def _note(self) -> None:
+    def progressed(self, _context: JobContext) -> None:
         self.noted += 1
+
+    def preview_made(self, _context: JobContext, _image: Image.Image, step: int) -> None:
+        self.previews.append(step)
 
 
 def test_nothing_stops_a_quiet_run() -> None:
@@ -78,23 +82,23 @@ def test_a_deadline_counts_from_the_claim_by_the_stores_clock() -> None:
 def test_signals_of_the_store() -> None:
     context = Made().context
     now = time.monotonic()
-    context.renewed(now + 5, Signal.OK)
-    assert context.lease_until == pytest.approx(now + 15, abs=0.1)
-    context.renewed(now, Signal.CANCEL)
-    assert context.lease_until == pytest.approx(now + 15, abs=0.1)  # never shortened
+    context.stop_signal.renewed(now + 5, Signal.OK)
+    assert context.stop_signal.lease_until == pytest.approx(now + 15, abs=0.1)
+    context.stop_signal.renewed(now, Signal.CANCEL)
+    assert context.stop_signal.lease_until == pytest.approx(now + 15, abs=0.1)  # never shortened
     with pytest.raises(Cancelled):
         context.check()
-    context.renewed(now, Signal.LOST)
+    context.stop_signal.renewed(now, Signal.LOST)
     with pytest.raises(LeaseLost):
         context.check()
 
 
 def test_a_yield_is_the_weakest_cause() -> None:
     context = Made().context
-    context.renewed(time.monotonic(), Signal.YIELD)
+    context.stop_signal.renewed(time.monotonic(), Signal.YIELD)
     with pytest.raises(Yielded):
         context.check()
-    context.renewed(time.monotonic(), Signal.CANCEL)
+    context.stop_signal.renewed(time.monotonic(), Signal.CANCEL)
     with pytest.raises(Cancelled):
         context.check()
 
@@ -122,16 +126,50 @@ def test_a_preview_is_dropped_while_one_is_on_its_way() -> None:
     made = Made()
     picture = Image.new("RGB", (1, 1))
     made.context.preview(picture, 1)
-    made.context.has_preview_in_flight = True
+    made.context.preview_started()
     made.context.preview(picture, 2)
-    assert made.previews == [1]
+    made.context.preview_ended()
+    made.context.preview(picture, 3)
+    assert made.previews == [1, 3]
 
 
 def test_waiting_ends_with_an_interruption() -> None:
     context = Made().context
     threading.Timer(0.05, lambda: context.stop(Cancelled("x"))).start()
-    context.wait(3600)  # longer than any test may take
-    context.wait(0.01)  # interrupted once, it waits again
+    context.stop_signal.wait(3600)  # longer than any test may take
+    context.stop_signal.wait(0.01)  # interrupted once, it waits again
+
+
+def test_a_run_is_in_its_engine_while_it_is() -> None:
+    """On the thread that went in; going in counts as a step."""
+    context = Made().context
+    before = context.moved_at
+    with context.in_engine():
+        assert context.is_in_engine
+        assert context.thread == threading.get_ident()
+        assert context.moved_at > before
+    assert not context.is_in_engine
+
+
+def test_one_that_is_stopped_in_its_engine_is_out_of_it() -> None:
+    context = Made().context
+    context.stop(Draining("x"))
+    with pytest.raises(Draining), context.in_engine():
+        context.check()
+    assert not context.is_in_engine
+
+
+def test_a_closed_run_writes_nothing_more() -> None:
+    context = Made().context
+    with context.writing() as may_write:
+        assert may_write
+        closing = threading.Thread(target=context.close)
+        closing.start()
+        closing.join(0.05)
+        assert closing.is_alive()  # it waits for the write under way
+    closing.join(PATIENCE_S)
+    with context.writing() as may_write:
+        assert not may_write
 
 
 class TestRuns:

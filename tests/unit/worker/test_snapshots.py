@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from shared.errors import LeaseLost, NotFound, ObjectStoreUnavailable
+from shared.errors import Draining, LeaseLost, NotFound, ObjectStoreUnavailable, Yielded
 from shared.records.job import Claim, SavedRun
 from shared.storage import StoredObject
 from shared.store.jobs import Signal
@@ -16,6 +16,7 @@ from tests.support.polling import PATIENCE_S, eventually
 from tests.unit.worker.test_run_context import Made
 from worker.run.context import JobContext
 from worker.run.failpoints import FailPoints
+from worker.run.hooks import Ended
 from worker.transfer.snapshots import EASY_BYTES, Snapshots
 
 
@@ -64,10 +65,11 @@ class Desk:
         self.context = self.run()
         self.made: list[int] = []
 
-    def run(self) -> JobContext:
-        context = Made().context
-        context._on_snapshot = self.snapshots.offered
-        return context
+    def run(self, snapshot: SavedRun | None = None) -> JobContext:
+        return Made(events=self.snapshots, snapshot=snapshot).context
+
+    def ends(self, outcome: str) -> None:
+        self.snapshots.after_run(self.context, Ended(outcome, {}))
 
     def offer(self, step: int) -> None:
         def make() -> bytes:
@@ -88,7 +90,8 @@ def test_a_newer_one_takes_the_place_of_the_older() -> None:
         desk.stores()
     assert desk.shelf.noted == [1, 2]
     assert list(desk.shelf.kept.values()) == [b"2"]
-    desk.snapshots.discard(desk.context)
+    desk.ends("queued")
+    desk.ends("succeeded")
     desk.stores()
     assert desk.shelf.kept == {}
 
@@ -151,10 +154,10 @@ def test_an_outage_costs_one_snapshot() -> None:
 def test_a_large_one_is_made_as_much_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """A video's frames go with every one."""
     now = time.monotonic()
-    monkeypatch.setattr("worker.transfer.snapshots.time.monotonic", lambda: now)
+    monkeypatch.setattr("worker.run.snapshot_slot.time.monotonic", lambda: now)
     desk = Desk(10.0)
-    desk.context.saved = SavedRun("k", 1, 3 * EASY_BYTES, "")
-    desk.context.saved_at = now
+    desk.context.snapshots.noted(SavedRun("k", 1, 3 * EASY_BYTES, ""))
+    desk.context.snapshots.ended()
     now += 29
     desk.offer(2)
     assert desk.made == []
@@ -192,19 +195,29 @@ class TestTheLast:
 
     def test_it_is_stored_before_the_job_goes_back(self, desk: Desk) -> None:
         desk.snapshots.thread.start()
-        desk.snapshots.save_last(desk.context)
+        desk.snapshots.before_release(desk.context, Draining("the worker stops"))
         assert desk.shelf.noted == [7]
-        desk.snapshots.save_last(desk.context)  # the same step again is no news
+        desk.snapshots.before_release(desk.context, Draining("the worker stops"))  # the same step again is no news
         assert desk.made == [7]
         desk.snapshots.thread.stop()
         desk.snapshots.thread.join(PATIENCE_S)
 
     def test_it_is_not_waited_for_for_ever(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.transfer.snapshots.LAST_PATIENCE_S", 0.05)
-        desk.snapshots.save_last(desk.context)  # nobody stores it
+        desk.snapshots.before_release(desk.context, Yielded("paused"))  # nobody stores it
         desk.context.close()
         desk.stores()
         assert (desk.shelf.noted, desk.shelf.kept) == ([], {})
+
+    def test_none_is_made_for_an_outage(self, desk: Desk) -> None:
+        """The run is not stopped but failed: the engine may have let go of what the offer needs."""
+        desk.snapshots.before_release(desk.context, ObjectStoreUnavailable("away"))
+        assert desk.made == []
+
+    def test_none_is_made_once_the_engine_is_done(self, desk: Desk) -> None:
+        desk.context.snapshots.withdraw()
+        desk.snapshots.before_release(desk.context, Draining("the worker stops"))
+        assert desk.made == []
 
 
 class TestFetch:
@@ -212,9 +225,7 @@ class TestFetch:
     def handed(desk: Desk, body: bytes, sha256: str | None = None) -> JobContext:
         """A run whose claim names a snapshot of that content."""
         saved = SavedRun("k", 3, len(body), sha256 or hashlib.sha256(body).hexdigest())
-        context = desk.run()
-        context.claim = Claim(**{**vars(context.claim), "snapshot": saved})
-        return context
+        return desk.run(saved)
 
     def test_it_is_handed_on(self) -> None:
         desk = Desk()
