@@ -15,8 +15,12 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 from PIL import Image
 
+from shared.settings import Settings
+from shared.storage import ObjectStore
+from shared.store.jobs import JobStore
 from tests.support.packages import TOY, write_package
 from tests.support.stacks import RunningStack
+from tests.support.workers import Worker, submit, until
 
 BROKEN = "raise RuntimeError('no licence found')"
 
@@ -92,6 +96,20 @@ def test_the_command_line_sends_it(stack: RunningStack, tmp_path: Path) -> None:
     (picture,) = tmp_path.glob("**/*.png")
     assert Image.open(picture).getpixel((0, 0)) == (0, 128, 0)
     assert "input.prompts" in run(stack, "submit", "toy", code=2)
+
+
+def test_a_worker_without_the_package_says_what_it_lacks(
+    store: JobStore, objects: ObjectStore, settings: Settings, tenant: str, pool: str, tmp_path: Path
+) -> None:
+    worker = Worker(settings.model_copy(update={"pool": pool, "kinds": "probe"}), store, tmp_path)
+    try:
+        record = until(store, tenant, submit(store, tenant, pool, kind="toy", prompts=["red"]))
+    finally:
+        worker.stop()
+    assert record.error is not None
+    assert (record.error["code"], record.error["message"]) == (
+        "model_unavailable", "no worker of this pool serves 'toy' jobs",
+    )  # fmt: skip
 
 
 def test_a_broken_package_is_a_line_in_each_log_and_a_kind_less(stack: RunningStack, client: httpx.Client) -> None:
