@@ -23,19 +23,26 @@ class UnknownKind(ValueError):
 def build_engines(names: Iterable[str], options: EngineOptions) -> dict[str, Engine]:
     """Engines by kind, nothing loaded yet. Kinds of other packages that are broken are left out, and a line in the log
     says so. Raises UnknownKind, ModelUnavailable."""
-    asked, known = list(names), kinds()
-    unknown = sorted(set(asked) - known.keys() - broken_kinds())
-    if unknown:
-        raise UnknownKind(f"there are no kinds {', '.join(unknown)}; there are {', '.join(known)}")
+    asked = list(names)
+    chosen = _chosen(asked)
     parts = EngineParts(options)
     built: dict[str, Engine | None] = {}  # by the import path; None where it is broken
-    for kind in (known[name] for name in asked if name in known):
+    for kind in chosen:
         if kind.engine not in built:
             built[kind.engine] = _built(kind, parts)
-    engines = {name: engine for name in asked if name in known and (engine := built[known[name].engine])}
+    engines = {kind.name: engine for kind in chosen if (engine := built[kind.engine])}
     if asked and not engines:
         raise UnknownKind(f"of {', '.join(asked)}, nothing can be served; the log says why")
     return engines
+
+
+def _chosen(names: list[str]) -> list[Kind]:
+    """Without those whose declaration is broken. Raises UnknownKind."""
+    known = kinds()
+    unknown = sorted(set(names) - known.keys() - broken_kinds())
+    if unknown:
+        raise UnknownKind(f"there are no kinds {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names if name in known]
 
 
 def _built(kind: Kind, parts: EngineParts) -> Engine | None:
