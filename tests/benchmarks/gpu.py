@@ -23,7 +23,9 @@ from tests.models.conftest import tiny_tokenizer
 from worker.engines.images import to_tensor
 from worker.models.clip.clip import Clip
 from worker.models.dalle.dalle_bart import PRESETS, DalleBart, DalleBartConfig
-from worker.models.dalle.sampler import RowSettings, decode_ids, sample
+from worker.models.dalle.pictures import decode_ids
+from worker.models.dalle.rows import RowSettings
+from worker.models.dalle.sampler import sample
 from worker.models.text import CaptionTokenizer
 from worker.models.vqgan.vqgan import VQGAN, VQGANConfig
 from worker.models.vqgan_clip.guidance import CutSettings

@@ -24,7 +24,8 @@ from torch import Tensor
 from tests.benchmarks.report import Report
 from worker.checkpoints.min_dalle import decoder_manifest, encoder_manifest, join
 from worker.models.dalle.dalle_bart import PRESETS, DalleBart, DalleBartConfig
-from worker.models.dalle.sampler import DalleRow, DalleSampler, RowSettings
+from worker.models.dalle.rows import DalleRow, RowSettings
+from worker.models.dalle.sampler import DalleSampler
 
 __all__ = ["run_min_dalle"]
 

@@ -13,15 +13,9 @@ from worker.models.dalle import sampler as dalle_sampler
 from worker.models.dalle.code_graphs import bucket_of
 from worker.models.dalle.code_model import SequenceCache
 from worker.models.dalle.dalle import Dalle
-from worker.models.dalle.sampler import (
-    DalleRow,
-    DalleSampler,
-    RowSettings,
-    blank_ids,
-    decode_ids,
-    preview_ids,
-    sample,
-)
+from worker.models.dalle.pictures import blank_ids, decode_ids, preview_ids
+from worker.models.dalle.rows import DalleRow, RowSettings
+from worker.models.dalle.sampler import DalleSampler, sample
 from worker.models.errors import RangeError, ShapeError
 from worker.models.vqgan.vqgan import VQGAN
 
@@ -272,10 +266,10 @@ def test_the_same_seed_gives_the_same_codes_in_any_batch(dalle: Dalle) -> None:
 def test_a_caption_is_run_once_for_all_its_rows(dalle: Dalle) -> None:
     sampler = DalleSampler(dalle, 12)
     sampler.admit([DalleRow(one, captions(1)[0], 16) for one in rows(5)])
-    assert sampler.captions_run == 2  # the caption and the empty one
+    assert sampler.captions.misses == 2  # the caption and the empty one
     sampler.admit([DalleRow(RowSettings(seed=1, image=0), captions(1)[0], 16)])
-    assert sampler.captions_run == 2
-    assert sampler.captions_saved == 10
+    assert sampler.captions.misses == 2
+    assert sampler.captions.hits == 10
 
 
 def test_without_guidance_the_empty_caption_is_not_run(dalle: Dalle) -> None:
@@ -297,10 +291,10 @@ def test_a_row_of_no_numbers_is_marked_and_its_neighbour_is_not(dalle: Dalle) ->
     sampler = DalleSampler(dalle, 4)
     bad, good = (DalleRow(one, ids, 16) for one, ids in zip(rows(2), captions(2), strict=True))
     sampler.admit([bad, good])
-    assert sampler._cache is not None
-    assert sampler._cache.start is not None
+    assert sampler.cache is not None
+    assert sampler.cache.start is not None
     with torch.inference_mode():
-        sampler._cache.start[0] = float("nan")
+        sampler.cache.start[0] = float("nan")
     sampler.step()
     assert not bad.is_finite
     assert good.is_finite

@@ -11,7 +11,8 @@ from worker.checkpoints.min_dalle import join
 from worker.models.dalle.code_model import CodeModel, SequenceCache
 from worker.models.dalle.dalle_bart import PRESETS, DalleBart, DalleBartConfig
 from worker.models.dalle.normformer import Shift
-from worker.models.dalle.sampler import RowSettings, sample
+from worker.models.dalle.rows import RowSettings
+from worker.models.dalle.sampler import sample
 from worker.models.errors import ConfigError, RangeError, ShapeError
 
 TINY = DalleBartConfig(

@@ -11,7 +11,7 @@ from torch import Tensor
 from worker.engines.base import Picture, RunContext, Task
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.scheduling.device import Device
-from worker.models.dalle.sampler import decode_ids
+from worker.models.dalle.pictures import decode_ids
 from worker.models.vqgan.vqgan import VQGAN
 
 __all__ = ["Candidate", "best", "decode", "rows_at_once", "scores"]

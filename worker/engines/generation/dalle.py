@@ -31,7 +31,8 @@ from worker.engines.options import EngineParts
 from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device import Device
 from worker.models.dalle.code_model import CodeModel
-from worker.models.dalle.sampler import DalleRow, RowSettings, blank_ids, decode_ids, preview_ids
+from worker.models.dalle.pictures import blank_ids, decode_ids, preview_ids
+from worker.models.dalle.rows import DalleRow, RowSettings
 from worker.models.vqgan.vqgan import VQGAN
 
 __all__ = ["DalleEngine", "build"]

@@ -11,7 +11,8 @@ from shared.errors import NonFinite
 from worker.engines.generation.candidates import Candidate
 from worker.engines.scheduling.device import Device
 from worker.models.dalle.code_model import CodeModel
-from worker.models.dalle.sampler import DalleRow, DalleSampler
+from worker.models.dalle.rows import DalleRow
+from worker.models.dalle.sampler import DalleSampler
 
 __all__ = ["Drawing", "TokenStepper"]
 
@@ -63,9 +64,9 @@ class TokenStepper:
     def admit(self, rows: Sequence[Drawing]) -> None:
         """See Stepper."""
         sampler, events = self._sampler, self._device.events
-        saved, run = sampler.captions_saved, sampler.captions_run
+        hits, misses = sampler.captions.hits, sampler.captions.misses
         sampler.admit([row.row for row in rows])
-        events.on_cache("captions", sampler.captions_saved - saved, sampler.captions_run - run)
+        events.on_cache("captions", sampler.captions.hits - hits, sampler.captions.misses - misses)
         events.on_memory("dalle", self.row_bytes * len(sampler.rows), self._device.peak_bytes())
 
     def leave(self, rows: Sequence[Drawing]) -> None:

@@ -28,7 +28,7 @@ from worker.engines.library import ModelLibrary
 from worker.engines.options import EngineParts
 from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device import Device
-from worker.models.dalle.sampler import decode_ids
+from worker.models.dalle.pictures import decode_ids
 from worker.models.errors import ShapeError
 from worker.models.unclip.diffusion import Denoiser, DiffusionRow
 from worker.models.unclip.sampler import check_fit, codes_of, decoder_denoiser, prior_denoiser

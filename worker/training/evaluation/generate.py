@@ -12,7 +12,9 @@ from torch import Tensor
 
 from worker.models.clip.clip import Clip
 from worker.models.dalle.dalle import Dalle
-from worker.models.dalle.sampler import RowSettings, decode_ids, sample
+from worker.models.dalle.pictures import decode_ids
+from worker.models.dalle.rows import RowSettings
+from worker.models.dalle.sampler import sample
 from worker.models.text import CaptionTokenizer
 from worker.models.unclip.diffusion import DiffusionRow
 from worker.models.unclip.sampler import codes_of, decoder_sampler, picture_vectors, prior_sampler
