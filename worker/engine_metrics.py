@@ -21,8 +21,8 @@ from shared.metrics import (
 )
 from shared.settings import Settings
 from worker.engines.options import EngineOptions, SearchEvents
-from worker.engines.scheduling.batch import BatchEvents
 from worker.engines.scheduling.device_lock import DeviceLock
+from worker.engines.scheduling.stepper import BatchEvents
 
 __all__ = ["engine_options"]
 

@@ -17,7 +17,7 @@ from tests.benchmarks.report import Report
 from worker.engines.base import Engine, Output, Task
 from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines
-from worker.engines.scheduling.batch import BatchEvents
+from worker.engines.scheduling.stepper import BatchEvents
 
 __all__ = ["run"]
 

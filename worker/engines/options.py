@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from worker.engines.scheduling.batch import BatchEvents
 from worker.engines.scheduling.device_lock import DeviceLock
+from worker.engines.scheduling.stepper import BatchEvents
 
 if TYPE_CHECKING:
     from worker.engines.embedding.embedder import Embedder

@@ -11,8 +11,9 @@ import pytest
 
 from shared.errors import Cancelled, EngineError, NonFinite, OutOfMemory
 from tests.support.polling import PATIENCE_S, eventually
-from worker.engines.scheduling.batch import Batch, BatchEvents
+from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device_lock import DeviceLock
+from worker.engines.scheduling.stepper import BatchEvents
 
 
 @dataclass(eq=False)
@@ -86,8 +87,8 @@ class Counters:
         self.emptied += 1
 
 
-def _batch(stepper: Counters, events: BatchEvents | None = None) -> Batch[Count]:
-    device_lock = DeviceLock()
+def _batch(stepper: Counters, events: BatchEvents | None = None, device_lock: DeviceLock | None = None) -> Batch[Count]:
+    device_lock = device_lock or DeviceLock()
 
     @contextmanager
     def turn(_kind: str) -> Iterator[FirstTurn]:
@@ -159,7 +160,7 @@ def test_two_jobs_share_every_step() -> None:
     stepper = Counters(gate=threading.Semaphore(0))
     batch = _batch(stepper)
     jobs = [Job(batch, [Count(4)]), Job(batch, [Count(4)])]
-    eventually(lambda: len(batch._requests) == 2)
+    eventually(lambda: len(batch.scheduler.requests) == 2)
     stepper.gate.release(10)  # type: ignore[union-attr]
     for job in jobs:
         job.wait()
@@ -175,7 +176,7 @@ def test_a_short_job_joins_a_full_batch_within_two_steps_and_the_one_that_made_r
     stepper.gate.release(5)  # type: ignore[union-attr]
     eventually(lambda: len(stepper.steps) == 5)
     short = Job(batch, [Count(3)])
-    eventually(lambda: len(batch._requests) == 2)
+    eventually(lambda: len(batch.scheduler.requests) == 2)
     stepper.gate.release(1000)  # type: ignore[union-attr]
     short.wait()
     long.wait()
@@ -190,7 +191,7 @@ def test_slots_are_shared_by_halves() -> None:
     stepper = Counters(slots=4, gate=threading.Semaphore(0))
     batch = _batch(stepper)
     many, few = Job(batch, [Count(40) for _ in range(8)]), Job(batch, [Count(40) for _ in range(8)])
-    eventually(lambda: len(batch._requests) == 2)
+    eventually(lambda: len(batch.scheduler.requests) == 2)
     stepper.gate.release(1000)  # type: ignore[union-attr]
     many.wait()
     few.wait()
@@ -208,7 +209,7 @@ def test_a_stopped_job_leaves_at_its_next_step_and_the_others_stay() -> None:
             raise Cancelled("by the caller")
 
     gone, stays = Job(batch, [Count(50)], check), Job(batch, [Count(6)])
-    eventually(lambda: len(batch._requests) == 2)
+    eventually(lambda: len(batch.scheduler.requests) == 2)
     stepper.gate.release(2)  # type: ignore[union-attr]
     eventually(lambda: len(stepper.steps) == 2)
     is_cancelled.set()
@@ -243,9 +244,9 @@ def test_rows_that_came_due_while_the_job_was_busy_stand_still_until_it_has_seen
         gate.release(1)
         next(turns)  # told of the first step; the next ones are taken meanwhile
         gate.release(2)
-        eventually(lambda: batch._requests[0].is_paused)
+        eventually(lambda: batch.scheduler.requests[0].is_paused)
         next(turns)
-        assert batch._requests[0].is_paused
+        assert batch.scheduler.requests[0].is_paused
         assert row.at == 3
         seen.append(row.at)
         gate.release(10)
@@ -348,10 +349,11 @@ def test_rows_are_handed_over_only_when_they_are_off_the_device(monkeypatch: pyt
     job = Job(batch, [Count(2)])
     assert is_leaving.wait(PATIENCE_S)
     asked: list[bool] = []
-    are_out = batch._are_out
-    monkeypatch.setattr(batch, "_are_out", lambda rows: asked.append(are_out(rows)) or asked[-1])
-    with batch._changed:
-        batch._changed.notify_all()
+    are_off = batch.scheduler.are_off_device
+    monkeypatch.setattr(batch.scheduler, "are_off_device", lambda rows: asked.append(are_off(rows)) or asked[-1])
+    with batch.joined([], _nothing):  # wakes everybody
+        pass
+    asked.remove(True)  # its own
     eventually(lambda: asked == [False])
     assert job.finished == []
     may_leave.set()
@@ -379,7 +381,7 @@ def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkey
 
     thread = threading.Thread(target=give_up)
     thread.start()
-    eventually(lambda: coming.is_set() and not batch._requests)
+    eventually(lambda: coming.is_set() and not batch.scheduler.requests)
     assert thread.is_alive()  # its row may be on the device yet
     may_come.set()
     thread.join(PATIENCE_S)
@@ -388,7 +390,7 @@ def test_a_thread_that_gives_up_while_its_rows_come_in_leaves_none_behind(monkey
 
 
 def test_an_idle_batch_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engines.scheduling.batch.IDLE_S", 0.01)
+    monkeypatch.setattr("worker.engines.scheduling.driver.IDLE_S", 0.01)
     stepper = Counters()
     batch = _batch(stepper)
     Job(batch, [Count(2)]).wait()
@@ -399,16 +401,22 @@ def test_an_idle_batch_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_watchdog_sees_who_waits_and_who_steps() -> None:
+    device_lock = DeviceLock()
     stepper = Counters(slots=1, gate=threading.Semaphore(0))
-    batch = _batch(stepper)
+    batch = _batch(stepper, device_lock=device_lock)
+
+    def is_waiting(job: Job) -> bool:
+        return job.thread.ident is not None and device_lock.is_waiting(job.thread.ident)
+
+    device_lock.acquire()
     first = Job(batch, [Count(3)])
-    eventually(lambda: len(stepper.inside) == 1)
+    eventually(lambda: is_waiting(first))
+    device_lock.release()
+    eventually(lambda: not is_waiting(first))  # its step is what hangs, if anything does
+    assert stepper.inside == first.rows
     second = Job(batch, [Count(3)])
-    eventually(lambda: len(batch._device_lock._behind) == 2)
-    assert first.thread.ident is not None
-    assert second.thread.ident is not None
-    assert not batch._device_lock.is_waiting(first.thread.ident)  # its step is what hangs, if anything does
-    assert batch._device_lock.is_waiting(second.thread.ident)
+    eventually(lambda: is_waiting(second))
+    assert not is_waiting(first)
     stepper.gate.release(100)  # type: ignore[union-attr]
     first.wait()
     second.wait()

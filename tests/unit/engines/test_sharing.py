@@ -17,9 +17,11 @@ from tests.support.polling import PATIENCE_S, eventually
 from tests.support.tiny_models import write_tiny_models
 from tests.unit.engines.test_torch_engines import Recorder
 from worker.engines.base import Engine, Output, Task
+from worker.engines.library import ModelLibrary
 from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines
-from worker.engines.scheduling.batch import Batch, BatchEvents
+from worker.engines.scheduling.device_lock import DeviceLock
+from worker.engines.scheduling.stepper import BatchEvents
 from worker.models.clip.clip import Clip
 from worker.models.dalle.dalle import Dalle
 
@@ -38,13 +40,14 @@ JOBS: list[tuple[str, dict[str, Any]]] = [
 
 
 class Heard:
-    """What batches told."""
+    """What batches told, and the lock of the device they are on."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, int]] = []
         self.shrunk: list[str] = []
         self.cached: list[tuple[str, int, int]] = []
         self.memory: list[tuple[str, int, int]] = []
+        self.device_lock = DeviceLock()
         self.events = BatchEvents(
             on_rows=lambda kind, rows, _slots: self.rows.append((kind, rows)),
             on_shrunk=self.shrunk.append,
@@ -71,7 +74,14 @@ def engines(weights: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> dic
 
 
 def _engines(weights: Path, heard: Heard, **changes: Any) -> dict[str, Engine]:
-    options = EngineOptions(device="cpu", cpu_threads=1, weights_dir=str(weights), events=heard.events, **changes)
+    options = EngineOptions(
+        device="cpu",
+        cpu_threads=1,
+        weights_dir=str(weights),
+        events=heard.events,
+        device_lock=heard.device_lock,
+        **changes,
+    )
     engines = build_engines(["dalle", "rank", "classify"], options)
     for engine in set(engines.values()):
         engine.load()
@@ -84,7 +94,9 @@ def _run(engines: dict[str, Engine], kind: str, spec: dict[str, Any]) -> Output:
     return engines[kind].run(Task(parsed, images), Recorder())
 
 
-def _run_together(engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str, Any]]]) -> list[Output | Exception]:
+def _run_together(
+    engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str, Any]]], device_lock: DeviceLock
+) -> list[Output | Exception]:
     """Each in a thread of its own; the device is free when all of them have come to it."""
     outputs: list[Output | Exception] = [RuntimeError("not run")] * len(jobs)
 
@@ -95,25 +107,16 @@ def _run_together(engines: dict[str, Engine], jobs: Sequence[tuple[str, dict[str
             outputs[place] = error
 
     threads = [threading.Thread(target=one, args=(place,)) for place in range(len(jobs))]
-    engine: Any = engines[jobs[0][0]]
-    device_lock = engine._embedder._device.device_lock
     device_lock.acquire()
     try:
         for thread in threads:
             thread.start()
-        eventually(lambda: sum(len(batch._requests) for batch in _batches(engine)) == len(jobs))
+        eventually(lambda: all(device_lock.is_waiting(thread.ident or 0) for thread in threads))
     finally:
         device_lock.release()
     for thread in threads:
         thread.join(PATIENCE_S)
     return outputs
-
-
-def _batches(engine: Any) -> list[Batch[Any]]:
-    """Of jobs, or of what they ask CLIP first."""
-    if hasattr(engine, "_batches"):
-        return [batch for batch, _ in engine._batches.values()]
-    return list(engine._embedder._readers.values())
 
 
 def _pixels(output: Output | Exception) -> list[tuple[int, bytes]]:
@@ -124,7 +127,7 @@ def _pixels(output: Output | Exception) -> list[tuple[int, bytes]]:
 def test_jobs_share_steps_and_draw_what_they_draw_alone(engines: dict[str, Engine], heard: Heard) -> None:
     alone = [_pixels(_run(engines, *job)) for job in JOBS]
     heard.rows.clear()
-    together = [_pixels(output) for output in _run_together(engines, JOBS)]
+    together = [_pixels(output) for output in _run_together(engines, JOBS, heard.device_lock)]
     assert together == alone
     assert max(rows for kind, rows in heard.rows if kind == "dalle") > 5  # more than any of them has
 
@@ -132,7 +135,7 @@ def test_jobs_share_steps_and_draw_what_they_draw_alone(engines: dict[str, Engin
 def test_deterministic_batches_draw_the_same_whatever_is_co_batched(weights: Path, heard: Heard) -> None:
     engines = _engines(weights, heard, is_deterministic=True)
     alone = [_run(engines, *job) for job in JOBS]
-    together = _run_together(engines, JOBS)
+    together = _run_together(engines, JOBS, heard.device_lock)
     for one, other in zip(alone, together, strict=True):
         assert _pixels(one) == _pixels(other)
         assert isinstance(other, Output)
@@ -151,7 +154,7 @@ def test_a_full_device_takes_less_at_a_time(
         return step(model, codes, *others)
 
     monkeypatch.setattr(Dalle, "step", full)
-    assert [_pixels(output) for output in _run_together(engines, JOBS)] == alone
+    assert [_pixels(output) for output in _run_together(engines, JOBS, heard.device_lock)] == alone
     assert set(heard.shrunk) == {"dalle"}
 
 
@@ -161,7 +164,9 @@ def test_one_row_that_does_not_fit_is_refused_before_it_starts(weights: Path, he
         _run(engines, *JOBS[0])
 
 
-def test_a_job_of_no_numbers_fails_alone(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_no_numbers_fails_alone(
+    engines: dict[str, Engine], heard: Heard, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = _pixels(_run(engines, *JOBS[0]))
     prefill = Dalle.prefill
 
@@ -171,22 +176,24 @@ def test_a_job_of_no_numbers_fails_alone(engines: dict[str, Engine], monkeypatch
         made.start[(text_ids == bad).all(1)] = float("nan")
         return made
 
-    library = engines["dalle"]._library  # type: ignore[attr-defined]
-    bad = library.tokenizer("emoji-dalle").encode(["poison"], 6, framed=False).ids[0]
+    tokenizer = ModelLibrary(torch.device("cpu"), str(weights)).tokenizer("emoji-dalle")
+    bad = tokenizer.encode(["poison"], 6, framed=False).ids[0]
     monkeypatch.setattr(Dalle, "prefill", poisoned)
     poison = ("dalle", {"prompts": ["poison"], "n": 2, "seed": 0})
-    first, second = _run_together(engines, [JOBS[0], poison])
+    first, second = _run_together(engines, [JOBS[0], poison], heard.device_lock)
     assert _pixels(first) == good
     assert isinstance(second, NonFinite)
     assert "candidate 0 of 'poison'" in str(second)
 
 
-def test_what_clip_looks_at_is_gathered_over_jobs(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_clip_looks_at_is_gathered_over_jobs(
+    engines: dict[str, Engine], heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     encode = Clip.encode_text
     monkeypatch.setattr(Clip, "encode_text", lambda clip, rows: (sizes.append(len(rows)), encode(clip, rows))[1])
     jobs = [("rank", {"images": REFS[:2], "prompt": prompt}) for prompt in ("a tree", "a cat", "a heart")]
-    together = _run_together(engines, jobs)
+    together = _run_together(engines, jobs, heard.device_lock)
     assert sum(sizes) == 3
     assert len(sizes) < 3  # one came before the device was held, at most
     for job, output in zip(jobs, together, strict=True):

@@ -15,9 +15,10 @@ from typing import TypeVar
 import torch
 
 from shared.errors import EngineError, ModelUnavailable, OutOfMemory
-from worker.engines.scheduling.batch import Batch, BatchEvents, Row, Stepper
+from worker.engines.scheduling.batch import Batch
 from worker.engines.scheduling.device_lock import DeviceLock
 from worker.engines.scheduling.memory import available_bytes, peak_bytes, resident_bytes
+from worker.engines.scheduling.stepper import BatchEvents, Row, Stepper
 from worker.models.errors import ModelError
 
 __all__ = ["Device", "Turn"]
