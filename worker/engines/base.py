@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from PIL.Image import Image
 
-from shared.errors import Cancelled, DeadlineExceeded, Stopped
+from shared.errors import Cancelled, DeadlineExceeded, EngineError, Stopped
 from shared.specs.types import Spec
 
 if TYPE_CHECKING:  # numpy, which a worker of probes does without
@@ -22,16 +22,26 @@ if TYPE_CHECKING:  # numpy, which a worker of probes does without
 __all__ = ["Engine", "Model", "Output", "Picture", "RunContext", "StoppedWithOutput", "Task", "keeping"]
 
 
+S_co = TypeVar("S_co", bound=Spec, covariant=True)
+
+
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[S_co]):
     """One attempt of one job, as an engine sees it."""
 
-    spec: Spec  # its seed is resolved where the kind has one
+    spec: S_co  # of a type that the engine's kinds have; its seed is resolved where it has one
     images: Mapping[str, Image]  # every picture the spec names, by reference, decoded to RGB
     failures: int = 0  # earlier attempts of this job that ended in a retryable error
     snapshot: bytes | None = None  # what an earlier attempt of this job saved last, if its engine resumes
     was_too_large: bool = False  # the last attempt that failed found the device full: take less at a time
     collections: TenantCollections | None = None  # the tenant's collections, where this worker serves any
+
+    @property
+    def needed_collections(self) -> TenantCollections:
+        """The tenant's collections, for kinds that cannot do without. Raises EngineError where there are none."""
+        if self.collections is None:
+            raise EngineError("this worker serves no collections")
+        return self.collections
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,12 @@ class RunContext(Protocol):
 
 class Engine(Protocol):
     """Serves the kinds whose declaration names it. `load` comes before the first task; `run` may be called from several
-    threads."""
+    threads, with tasks of those kinds only."""
 
     resumes: bool  # whether its runs offer snapshots and go on from them
 
     def load(self) -> list[Model]:
         """Bring the models to the device. Raises ModelUnavailable."""
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[Any], context: RunContext) -> Output:
         """Do the task. Raises EngineError, Stopped or StoppedWithOutput."""

@@ -29,10 +29,9 @@ class ProbeEngine:
         """Nothing to load."""
         return []
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[ProbeSpec], context: RunContext) -> Output:
         """See Engine."""
         spec = task.spec
-        assert isinstance(spec, ProbeSpec)
         done = _steps_done(spec, task.snapshot)
         if done:
             context.resumed(done)

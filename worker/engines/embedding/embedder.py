@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from worker.engines.base import RunContext
-from worker.engines.embedding.stepper import Embedded, embedding_batch
+from worker.engines.embedding.stepper import Embedded, EmbeddingStepper
 from worker.engines.images import to_tensor
 from worker.engines.library import ModelLibrary
 from worker.engines.scheduling.batch import Batch
+from worker.engines.scheduling.batch_cache import BatchCache
 from worker.engines.scheduling.device import Device
 
 __all__ = ["IMAGES_PER_STEP", "Embedder"]
@@ -26,6 +27,7 @@ REMEMBERED = 4096  # texts; a few hundred bytes to 4 KB each
 IMAGES_PER_STEP = 32
 TEXTS_PER_STEP = 256
 AHEAD = 4 * IMAGES_PER_STEP  # pictures made ready for the device while those before them are looked at
+LINGER_S = 0.002  # how long an idle device waits for more to come; a pass takes several times as long
 THREADS = min(8, os.cpu_count() or 1)  # that scale pictures: Pillow works without the interpreter's lock
 
 T = TypeVar("T", Tensor, str)
@@ -40,8 +42,8 @@ class Embedder:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._texts: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
-        self._readers: dict[str, Batch[Embedded[str]]] = {}
-        self._viewers: dict[tuple[str, torch.Size], Batch[Embedded[Tensor]]] = {}
+        self._readers = BatchCache[Embedded[str], EmbeddingStepper[str]](device, "text", LINGER_S)
+        self._viewers = BatchCache[Embedded[Tensor], EmbeddingStepper[Tensor]](device, "image", LINGER_S)
         self._scaling = ThreadPoolExecutor(THREADS, thread_name_prefix="scale")
 
     def texts(self, model_id: str, texts: Sequence[str], context: RunContext | None = None) -> Tensor:
@@ -93,10 +95,9 @@ class Embedder:
 
     def _reader(self, model_id: str) -> Batch[Embedded[str]]:
         clip = self._library.clip(model_id)
-        with self._lock:
-            if model_id not in self._readers:
-                self._readers[model_id] = embedding_batch(self._device, "text", clip.encode_text, TEXTS_PER_STEP)
-            return self._readers[model_id]
+        return self._readers.get(
+            model_id, lambda: EmbeddingStepper(clip.encode_text, self._slots(TEXTS_PER_STEP))
+        ).batch
 
     def _viewer(self, model_id: str, shape: torch.Size) -> Batch[Embedded[Tensor]]:
         """By size too: pictures of one pass are stacked."""
@@ -105,11 +106,13 @@ class Embedder:
         def encode(pictures: Sequence[Tensor]) -> Tensor:
             return clip.encode_image(torch.stack(list(pictures)))
 
-        with self._lock:
-            if (model_id, shape) not in self._viewers:
-                batch = embedding_batch(self._device, "image", encode, IMAGES_PER_STEP)
-                self._viewers[model_id, shape] = batch
-            return self._viewers[model_id, shape]
+        return self._viewers.get(
+            (model_id, shape), lambda: EmbeddingStepper(encode, self._slots(IMAGES_PER_STEP))
+        ).batch
+
+    def _slots(self, at_most: int) -> int:
+        """Rows of one pass; where it is to be deterministic, every row is alone in its own."""
+        return 1 if self._device.is_deterministic else at_most
 
 
 def _run(

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import NonFinite
-from worker.engines.scheduling.batch import Batch
-from worker.engines.scheduling.device import Device
 
-__all__ = ["Embedded", "EmbeddingStepper", "embedding_batch"]
-
-LINGER_S = 0.002  # how long an idle device waits for more to come; a pass takes several times as long
+__all__ = ["Embedded", "EmbeddingStepper"]
 
 T = TypeVar("T")
 
@@ -41,7 +37,7 @@ class Embedded(Generic[T]):
 
 
 class EmbeddingStepper(Generic[T]):
-    """See worker.engines.scheduling.batch.Stepper; one step is all that a row needs."""
+    """See worker.engines.scheduling.stepper.Stepper; one step is all that a row needs."""
 
     def __init__(self, encode: Callable[[Sequence[T]], Tensor], slots: int) -> None:
         self._encode = encode
@@ -78,11 +74,3 @@ class EmbeddingStepper(Generic[T]):
 
     def empty(self) -> None:
         """See Stepper. A row holds nothing on the device."""
-
-
-def embedding_batch(
-    device: Device, kind: str, encode: Callable[[Sequence[T]], Tensor], slots: int
-) -> Batch[Embedded[T]]:
-    """Pinned, every row is alone in its pass."""
-    stepper = EmbeddingStepper(encode, 1 if device.is_deterministic else slots)
-    return device.batch(kind, stepper, LINGER_S)

@@ -14,7 +14,9 @@ from worker.models.dalle.code_model import CodeModel
 from worker.models.dalle.rows import DalleRow
 from worker.models.dalle.sampler import DalleSampler
 
-__all__ = ["Drawing", "TokenStepper"]
+__all__ = ["KIND", "Drawing", "TokenStepper"]
+
+KIND = "dalle"
 
 
 @dataclass(eq=False)
@@ -42,7 +44,7 @@ class Drawing:
 
 
 class TokenStepper:
-    """See worker.engines.scheduling.batch.Stepper. A slot is two sequences of the cache: a caption's, and the empty
+    """See worker.engines.scheduling.stepper.Stepper. A slot is two sequences of the cache: a caption's, and the empty
     one's."""
 
     def __init__(self, model: CodeModel, device: Device) -> None:
@@ -67,7 +69,7 @@ class TokenStepper:
         hits, misses = sampler.captions.hits, sampler.captions.misses
         sampler.admit([row.row for row in rows])
         events.on_cache("captions", sampler.captions.hits - hits, sampler.captions.misses - misses)
-        events.on_memory("dalle", self.row_bytes * len(sampler.rows), self._device.peak_bytes())
+        events.on_memory(KIND, self.row_bytes * len(sampler.rows), self._device.peak_bytes())
 
     def leave(self, rows: Sequence[Drawing]) -> None:
         """See Stepper."""

@@ -14,9 +14,10 @@ from worker.engines.generation.candidates import Candidate
 from worker.models.unclip.diffusion import Denoiser, DiffusionRows, DiffusionState
 from worker.models.vqgan_clip.footprint import kept_bytes
 
-__all__ = ["DiffusionStepper", "Drawn"]
+__all__ = ["KIND", "DiffusionStepper", "Drawn"]
 
-DETERMINISTIC_ROWS = 8  # of a pass
+KIND = "unclip"
+DETERMINISTIC_ROWS = 8  # that every pass computes, needed or not
 
 
 @dataclass(eq=False)
@@ -46,8 +47,7 @@ class Drawn:
 
 
 class DiffusionStepper:
-    """See worker.engines.scheduling.batch.Stepper. Serves the states of one denoiser, their conditions `width` numbers
-    wide.
+    """See worker.engines.scheduling.stepper.Stepper. Serves the states of one denoiser.
 
     `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `max_rows`: rows at once, at
     the most. `is_deterministic`: every pass computes as many rows as any other, so that sums always go the same way.
@@ -62,6 +62,7 @@ class DiffusionStepper:
         is_deterministic: bool = False,
     ) -> None:
         """like: any condition (D,)."""
+        self.denoiser = denoiser
         self.row_bytes = _row_bytes(denoiser, like)
         self._rows = DiffusionRows(denoiser)
         self._inside: list[Drawn] = []

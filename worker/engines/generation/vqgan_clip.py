@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,17 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.errors import Draining, EngineError, InvalidInput, Stopped, Yielded
+from shared.errors import Draining, EngineError, InvalidInput, Yielded
 from shared.specs.generation import PromptTerm, VqganClipSpec
 from worker.engines.base import Model, Output, Picture, RunContext, Task, keeping
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.generation.snapshots import Saved, as_bytes, as_tensor, pack, seed_of, unpack
+from worker.engines.generation.video import animated, as_png, frame_every
 from worker.engines.generation.vqgan_clip_stepper import LatentRow, LatentStepper
 from worker.engines.identity import identity
 from worker.engines.images import to_images, to_tensor
 from worker.engines.library import ModelLibrary
 from worker.engines.options import EngineParts
-from worker.engines.scheduling.batch import Batch
+from worker.engines.scheduling.batch_cache import BatchCache, SharedBatch
 from worker.engines.scheduling.device import Device
 from worker.models.errors import ModelError
 from worker.models.vqgan_clip.state import Perceptor, Prompt, Recipe, VqganClipState, start
@@ -36,8 +33,6 @@ __all__ = ["VqganClipEngine", "build"]
 log = structlog.stdlib.get_logger(__name__)
 
 KIND = "vqgan_clip"
-MAX_FRAMES = 200  # of a video; the first and the last are always among them
-FRAME_MS = 100
 INITS = {"smooth": "noise", "codes": "codes"}  # the spec's words to the model's
 
 
@@ -48,7 +43,7 @@ class _Run:
     spec: VqganClipSpec
     seed: int
     row: LatentRow
-    shared: _Shared
+    shared: SharedBatch[LatentRow, LatentStepper]
     targets: Tensor  # (D,) what the first perceptor looks for, weighted and summed
     identity: dict[str, str]  # of its snapshots
     frames: list[bytes] = field(default_factory=list)  # PNG
@@ -71,15 +66,7 @@ class _Run:
     def lacks_frame(self) -> bool:
         """Whether it belongs in the video, and is not there yet."""
         count = self.state.step_count
-        return self.spec.video and count % _frame_every(self.spec) == 0 and self.framed_at != count
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What runs of one kind have in common."""
-
-    stepper: LatentStepper
-    batch: Batch[LatentRow]
+        return self.spec.video and count % frame_every(self.spec) == 0 and self.framed_at != count
 
 
 class VqganClipEngine:
@@ -91,15 +78,14 @@ class VqganClipEngine:
         self._library = library
         self._device = device
         self._embedder = embedder
+        self._batches = BatchCache[LatentRow, LatentStepper](device, KIND)
         self.device_name = device.name
-        self._lock = threading.Lock()
-        self._batches: dict[tuple[Any, ...], _Shared] = {}
 
     def load(self) -> list[Model]:
         """See Engine."""
         return self._library.describe(*self._library.load_family("vqgan"), *self._library.load_family("clip"))
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[VqganClipSpec], context: RunContext) -> Output:
         """See Engine."""
         run = self._begin(task, context)
         with keeping(lambda: self._output(run, context) if run.state.step_count else None):
@@ -109,7 +95,9 @@ class VqganClipEngine:
 
     def _optimise(self, run: _Run, context: RunContext) -> None:
         """Iterations with all others of the kind. The run stands still where a preview or a frame is due."""
-        make = self._maker(run)
+
+        def make() -> bytes:
+            return self._saved(run)
 
         def on_step() -> None:
             context.progress("optimise", run.state.step_count, run.spec.iterations)
@@ -126,14 +114,13 @@ class VqganClipEngine:
             context.snapshot(run.state.step_count, make)  # it got further than at the last turn
             raise
 
-    def _begin(self, task: Task, context: RunContext) -> _Run:
+    def _begin(self, task: Task[VqganClipSpec], context: RunContext) -> _Run:
         spec = task.spec
-        assert isinstance(spec, VqganClipSpec)
         vqgan = self._library.vqgan(spec.model)
         width, height = spec.size
         if width % vqgan.config.factor or height % vqgan.config.factor:
             raise InvalidInput(f"this model's sides are multiples of {vqgan.config.factor}", field="input.size")
-        perceptors = [self._perceptor(model_id, spec.prompts, task, context) for model_id in spec.perceptors]
+        perceptors = [self._perceptor(model_id, task, context) for model_id in spec.perceptors]
         init: str | Tensor = INITS[spec.init_noise]
         if spec.init_image:
             init = to_tensor(task.images[spec.init_image], (width, height))
@@ -166,43 +153,37 @@ class VqganClipEngine:
         run.framed_at = run.previewed_at = run.state.step_count
         return True
 
-    def _shared(self, state: VqganClipState, is_careful: bool) -> _Shared:
+    def _shared(self, state: VqganClipState, is_careful: bool) -> SharedBatch[LatentRow, LatentStepper]:
         """The batch of all runs that can share their steps; a quarter of the memory where the last try was too much.
         Raises OutOfMemory where not one such run fits."""
-        key = (state.share_key, is_careful)
-        share = 4 if is_careful else 1
-        with self._lock, self._device.step(KIND):
-            if key not in self._batches:
-                stepper = LatentStepper(
-                    state, lambda: self._device.free_bytes() // share, self._device.rows, self._device.is_deterministic
-                )
-                self._batches[key] = _Shared(stepper, self._device.batch(KIND, stepper))
-            self._batches[key].stepper.check()
-            return self._batches[key]
+        device, share = self._device, 4 if is_careful else 1
 
-    def _maker(self, run: _Run) -> Callable[[], bytes]:
-        """What saves the run as it is when called."""
+        def make() -> LatentStepper:
+            return LatentStepper(state, lambda: device.free_bytes() // share, device.rows, device.is_deterministic)
 
-        def make() -> bytes:
-            with self._device.turn(KIND):
-                run.shared.stepper.sync(run.row)
-                picture = run.state.image() if run.lacks_frame else None
-                count, tensors = run.state.step_count, run.state.snapshot()
-            if picture is not None:
-                self._add_frame(run, to_images(picture)[0], count)
-            tensors |= {f"frame.{number}": as_tensor(frame) for number, frame in enumerate(run.frames)}
-            return pack(run.identity, tensors, {"seed": str(run.seed), "frames": str(len(run.frames))})
+        with device.step(KIND):
+            shared = self._batches.get((state.share_key, is_careful), make)
+            shared.stepper.check()
+            return shared
 
-        return make
+    def _saved(self, run: _Run) -> bytes:
+        """The run as it is now."""
+        with self._device.turn(KIND):
+            run.shared.stepper.sync(run.row)
+            picture = run.state.image() if run.lacks_frame else None
+            count, tensors = run.state.step_count, run.state.snapshot()
+        if picture is not None:
+            self._add_frame(run, to_images(picture)[0], count)
+        tensors |= {f"frame.{number}": as_tensor(frame) for number, frame in enumerate(run.frames)}
+        return pack(run.identity, tensors, {"seed": str(run.seed), "frames": str(len(run.frames))})
 
-    def _perceptor(self, model_id: str, terms: list[PromptTerm], task: Task, context: RunContext) -> Perceptor:
+    def _perceptor(self, model_id: str, task: Task[VqganClipSpec], context: RunContext) -> Perceptor:
         prompts = []
-        for term in terms:
-            if term.text is not None:
-                vector = self._embedder.texts(model_id, [term.text])[0]
-            else:
-                assert term.image is not None
+        for term in task.spec.prompts:
+            if term.image is not None:
                 vector = self._embedder.images(model_id, [task.images[term.image]], context)[0]
+            else:
+                vector = self._embedder.texts(model_id, [term.text or ""])[0]
             prompts.append(Prompt(vector.clone(), term.weight, -math.inf if term.stop is None else term.stop))
         return Perceptor(self._library.clip(model_id), prompts)
 
@@ -223,7 +204,7 @@ class VqganClipEngine:
     @staticmethod
     def _add_frame(run: _Run, image: Image.Image, count: int) -> None:
         run.framed_at = count
-        run.frames.append(_png(image))
+        run.frames.append(as_png(image))
 
     def _output(self, run: _Run, context: RunContext) -> Output:
         optimised_at = time.monotonic()
@@ -234,7 +215,7 @@ class VqganClipEngine:
         image = to_images(picture)[0]
         prompt = " | ".join(_described(term) for term in spec.prompts)
         ranked_at = time.monotonic()
-        files = {"video.webp": (_video([*run.frames, _png(image)], context), "image/webp")} if spec.video else {}
+        files = {"video.webp": (animated([*run.frames, as_png(image)], context), "image/webp")} if spec.video else {}
         return Output(
             pictures=[Picture(image, prompt, run.seed, 0, score)],
             files=files,
@@ -284,40 +265,6 @@ def _parameters(run: _Run) -> dict[str, Any]:
         iterations_done=run.state.step_count,
     )
     return parameters
-
-
-def _frame_every(spec: VqganClipSpec) -> int:
-    least = math.ceil(spec.iterations / (MAX_FRAMES - 1))
-    return max(least, spec.preview_every or math.ceil(spec.iterations / 50))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-class _Frame(io.BytesIO):
-    """A PNG that is read when the video comes to it, which shows the watchdog that it does."""
-
-    def __init__(self, body: bytes, context: RunContext) -> None:
-        super().__init__(body)
-        self._context = context
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Nothing stops the run here: its picture is made, and this is the way to keep it."""
-        with suppress(Stopped):
-            self._context.check()
-        return super().read(size)
-
-
-def _video(frames: list[bytes], context: RunContext) -> bytes:
-    """An animated WebP of PNGs that stays on its last picture for a second."""
-    buffer = io.BytesIO()
-    durations = [FRAME_MS] * (len(frames) - 1) + [1000]
-    first, *rest = (Image.open(_Frame(frame, context)) for frame in frames)
-    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, quality=85, method=2)
-    return buffer.getvalue()
 
 
 def build(parts: EngineParts) -> VqganClipEngine:

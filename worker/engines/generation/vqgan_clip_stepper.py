@@ -12,12 +12,15 @@ from worker.models.vqgan_clip.state import VqganClipState
 
 __all__ = ["LatentRow", "LatentStepper"]
 
-DETERMINISTIC_ROWS = 1  # of a pass: alone, a run costs no more for it; co-batched, it gains nothing
+# Rows of every pass. With one, a run that is alone costs what it costs anyway, and runs that share the batch take as
+# long as one after the other. With more, a run that is alone would pay for rows that nobody needs.
+DETERMINISTIC_ROWS = 1
 
 
 @dataclass(eq=False)
 class LatentRow:
-    """One job's run. While it is inside a batch, its state's tensors are old: LatentStepper.sync renews them."""
+    """One job's run. While it is in a batch, its state's tensors are those it came with, until LatentStepper.sync
+    copies the present ones to it."""
 
     state: VqganClipState
     error: EngineError | None = None
@@ -29,7 +32,7 @@ class LatentRow:
 
 
 class LatentStepper:
-    """See worker.engines.scheduling.batch.Stepper. Serves the states of one `share_key`.
+    """See worker.engines.scheduling.stepper.Stepper. Serves the states of one `share_key`.
 
     `budget_bytes` says what a step may take, and is asked anew whenever nothing is inside; `max_rows`: rows at once, at
     the most. `is_deterministic`: every pass computes as many rows as any other, so that sums always go the same way.

@@ -26,6 +26,8 @@ from worker.vectors.memory.groups import duplicate_sets, group
 
 __all__ = ["CollectionEngine", "build"]
 
+_Spec = IndexSpec | RemoveSpec | ReembedSpec | DuplicatesSpec | GroupSpec
+
 MAX_LISTED_SETS = 100  # of near-duplicates, in the result; all are in the files
 MAX_LISTED_IDS = 20  # of a group, nearest to its middle
 
@@ -45,13 +47,11 @@ class CollectionEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[_Spec], context: RunContext) -> Output:
         """See Engine."""
-        spec, collections = task.spec, task.collections
-        assert collections is not None
+        spec, collections = task.spec, task.needed_collections
         if isinstance(spec, IndexSpec):
-            return self._index(spec, collections, task, context)
-        assert isinstance(spec, RemoveSpec | ReembedSpec | DuplicatesSpec | GroupSpec)
+            return self._index(spec, collections, task.snapshot, context)
         collection = collections.open(spec.collection)
         if isinstance(spec, RemoveSpec):
             return self._remove(spec, collection)
@@ -63,13 +63,15 @@ class CollectionEngine:
 
     # --- in and out ----------------------------------------------------------------------------------------------
 
-    def _index(self, spec: IndexSpec, collections: TenantCollections, task: Task, context: RunContext) -> Output:
+    def _index(
+        self, spec: IndexSpec, collections: TenantCollections, snapshot: bytes | None, context: RunContext
+    ) -> Output:
         collection = self._opened(spec, collections)
         fingerprint = check_model(self._library, collection)
         clock = StageClock("index", self._events)
         width = self._library.clip(collection.record.model).width
         indexing = Indexing(collections, collection, self._embedder, fingerprint, width, clock)
-        indexed = Indexed.resumed(task.snapshot, collection.record.id)
+        indexed = Indexed.resumed(snapshot, collection.record.id)
         with keeping(lambda: self._indexed(spec, collection, indexed, indexed.done, clock)):
             total = indexing.run(spec, indexed, context)
         return self._indexed(spec, collection, indexed, total, clock)
@@ -95,7 +97,7 @@ class CollectionEngine:
     def _remove(self, spec: RemoveSpec, collection: OpenCollection) -> Output:
         removed = 0
         if collection.record.width:  # else nothing was ever in it
-            removed = collection.remove(spec.ids) if spec.ids else collection.remove_where(_given(spec))
+            removed = collection.remove(spec.ids) if spec.filter is None else collection.remove_where(spec.filter)
         return Output(
             data={"collection": spec.collection, "removed": removed},
             parameters=spec.model_dump(mode="json", exclude={"kind", "ids"}),
@@ -166,11 +168,6 @@ class CollectionEngine:
 def _shown(context: RunContext, stage: str) -> Callable[[float], None]:
     """What numpy's loops call between two blocks."""
     return lambda share: context.progress(stage, round(share * 100), 100)
-
-
-def _given(spec: RemoveSpec) -> Any:
-    assert spec.filter is not None
-    return spec.filter
 
 
 def build(parts: EngineParts) -> CollectionEngine:

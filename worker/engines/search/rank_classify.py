@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from shared.specs.clip import ClassifySpec, RankSpec
 from worker.engines.base import Model, Output, RunContext, Task
+from worker.engines.collection_access import OpenCollection
 from worker.engines.embedding.embedder import Embedder
 from worker.engines.library import ModelLibrary
 from worker.engines.options import EngineParts
@@ -34,20 +37,20 @@ class ClipEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[RankSpec | ClassifySpec], context: RunContext) -> Output:
         """See Engine."""
         started_at = time.monotonic()
         spec = task.spec
         files: dict[str, tuple[bytes, str]] = {}
-        model = getattr(spec, "model", "")
+        model = spec.model
         if isinstance(spec, RankSpec):
-            data = self._rank(spec, task, context)
+            data = self._rank(spec, task.images, context)
+        elif spec.collection is None:
+            data, files = listed(self._classify(spec, task.images, context))
         else:
-            assert isinstance(spec, ClassifySpec)
-            if spec.collection is None:
-                data, files = listed(self._classify(spec, task, context))
-            else:
-                model, data, files = self._classify_collection(spec, task, context)
+            collection = task.needed_collections.open(spec.collection)
+            model = collection.record.model
+            data, files = self._classify_collection(spec, collection, context)
         return Output(
             data=data,
             files=files,
@@ -56,9 +59,9 @@ class ClipEngine:
             timings={"embed_s": time.monotonic() - started_at},
         )
 
-    def _rank(self, spec: RankSpec, task: Task, context: RunContext) -> dict[str, Any]:
+    def _rank(self, spec: RankSpec, images: Mapping[str, Image], context: RunContext) -> dict[str, Any]:
         texts = self._embedder.texts(spec.model, spec.all_prompts, context)
-        cosines = self._images(spec.model, task, spec.images, context) @ texts.T
+        cosines = self._images(spec.model, images, spec.images, context) @ texts.T
         chances = (self._library.clip(spec.model).logit_scale * cosines).softmax(1)  # of the prompts, by picture
         rankings = [
             _ranking(spec.images, prompt, cosines[:, number].tolist(), chances[:, number].tolist())
@@ -69,18 +72,15 @@ class ClipEngine:
         scores = [{"image": score["image"], "score": score["score"]} for score in rankings[0]["scores"]]
         return {"scores": scores, "order": rankings[0]["order"]}
 
-    def _classify(self, spec: ClassifySpec, task: Task, context: RunContext) -> list[dict[str, Any]]:
+    def _classify(self, spec: ClassifySpec, images: Mapping[str, Image], context: RunContext) -> list[dict[str, Any]]:
         among = classes(spec, spec.model, self._embedder, context)
-        vectors = self._images(spec.model, task, spec.images, context)
+        vectors = self._images(spec.model, images, spec.images, context)
         return classified(spec, spec.images, vectors, among, self._library.clip(spec.model).logit_scale, context)
 
     def _classify_collection(
-        self, spec: ClassifySpec, task: Task, context: RunContext
-    ) -> tuple[str, dict[str, Any], dict[str, tuple[bytes, str]]]:
+        self, spec: ClassifySpec, collection: OpenCollection, context: RunContext
+    ) -> tuple[dict[str, Any], dict[str, tuple[bytes, str]]]:
         """By the collection's own model and the vectors it holds: no picture is looked at again."""
-        assert task.collections is not None
-        assert spec.collection is not None
-        collection = task.collections.open(spec.collection)
         check_model(self._library, collection)
         model = collection.record.model
         ids, vectors = chosen(collection, spec.filter)
@@ -88,11 +88,11 @@ class ClipEngine:
         scale = self._library.clip(model).logit_scale
         found = classified(spec, ids, torch.from_numpy(vectors), among, scale, context)
         data, files = listed(found, limit=MAX_LISTED)
-        return model, {"collection": spec.collection, **data}, files
+        return {"collection": spec.collection, **data}, files
 
-    def _images(self, model: str, task: Task, refs: list[str], context: RunContext) -> Tensor:
+    def _images(self, model: str, images: Mapping[str, Image], refs: list[str], context: RunContext) -> Tensor:
         distinct = list(dict.fromkeys(refs))
-        rows = self._embedder.images(model, [task.images[ref] for ref in distinct], context)
+        rows = self._embedder.images(model, [images[ref] for ref in distinct], context)
         place = {ref: number for number, ref in enumerate(distinct)}
         return rows[torch.tensor([place[ref] for ref in refs], device=rows.device)]
 

@@ -54,18 +54,16 @@ class SearchEngine:
         """See Engine."""
         return self._library.describe(*self._library.load_family("clip"))
 
-    def run(self, task: Task, context: RunContext) -> Output:
+    def run(self, task: Task[SearchSpec], context: RunContext) -> Output:
         """See Engine."""
         spec = task.spec
-        assert isinstance(spec, SearchSpec)
-        assert task.collections is not None
         clock = StageClock("search", self._events)
-        collection = task.collections.open(spec.collection)
+        collection = task.needed_collections.open(spec.collection)
         model = collection.record.model
         check_model(self._library, collection)
         page, scale = Page([], 0, 0), None
         if collection.record.width:
-            query = self._query(spec, task, collection, clock, context)
+            query = self._query(task, collection, clock, context)
             page, scale = self._page(spec, query, collection, clock)
         return Output(
             data={
@@ -94,10 +92,10 @@ class SearchEngine:
     # --- the query -----------------------------------------------------------------------------------------------
 
     def _query(
-        self, spec: SearchSpec, task: Task, collection: OpenCollection, clock: StageClock, context: RunContext
+        self, task: Task[SearchSpec], collection: OpenCollection, clock: StageClock, context: RunContext
     ) -> Vectors:
         """(D,), unit length: the weighted sum of the terms' unit vectors."""
-        terms, model = spec.all_terms, collection.record.model
+        terms, model = task.spec.all_terms, collection.record.model
         found: dict[str, Vectors] = {}
         texts = [term.text for term in terms if term.text is not None]
         if texts:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from open_clip import zero_shot_metadata
 from torch import Tensor
@@ -40,13 +42,11 @@ def templates_of(spec: ClassifySpec) -> list[str]:
 
 def classes(spec: ClassifySpec, model: str, embedder: Embedder, context: RunContext) -> Tensor:
     """(labels, D): one unit vector per label, the normalised mean over the templates."""
-    total = None
-    for template in templates_of(spec):
-        texts = [template.replace("{}", label) for label in spec.labels]
-        rows = embedder.texts(model, texts, context)
-        total = rows if total is None else total + rows
-    assert total is not None
-    return F.normalize(total, dim=-1)
+
+    def by(template: str) -> Tensor:
+        return embedder.texts(model, [template.replace("{}", label) for label in spec.labels], context)
+
+    return F.normalize(reduce(torch.add, map(by, templates_of(spec))), dim=-1)
 
 
 def classified(

@@ -68,7 +68,8 @@ class StepInputs:
 
 def _places(rows: Sequence[DalleRow], sequences: Sequence[OwnedSequence]) -> tuple[list[int], list[int]]:
     """Where every row's two sequences are in the cache."""
-    conditional, unconditional = {}, {}
+    conditional: dict[int, int] = {}
+    unconditional: dict[int, int] = {}
     for place, (row, is_unconditional) in enumerate(sequences):
         (unconditional if is_unconditional else conditional)[id(row)] = place
     return (

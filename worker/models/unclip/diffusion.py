@@ -79,7 +79,8 @@ condition left out where `silent` (A,) bool."""
 
 @dataclass(eq=False)
 class DiffusionState:
-    """One row, at its own step. Among others (DiffusionRows), its position is true and its tensors are old."""
+    """One row, at its own step. While it is in a DiffusionRows, only its position is kept up to date: its tensors are
+    those it came with."""
 
     settings: DiffusionRow
     condition: Tensor  # (D,)

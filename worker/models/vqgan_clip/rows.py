@@ -33,8 +33,8 @@ CUTS, GRAIN = 2, 3  # streams of a seed, beside latent.INIT
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """How much of a step is computed at a time. Less takes less memory and more time, to the same gradients but for
-    the last bits."""
+    """How much of a step is computed at a time. Less takes less memory and more time. The gradients are the same, but
+    for their last bits."""
 
     rows: int | None = None  # of one pass; None: all
     cuts: int | None = None  # views of every row at a time; None: all
@@ -61,8 +61,10 @@ class _Part(NamedTuple):
 
 
 class LatentRows:
-    """Takes in states of one `share_key`, steps them, and gives them back as they then are. While a state is inside,
-    its step count is true and its tensors are old; `sync` renews them."""
+    """Takes in states of one `share_key`, steps them, and gives them back as they then are.
+
+    While a state is inside, its tensors live here, stacked with those of the others. Its own are those it came with,
+    until `sync` copies the present ones to it; only its step count is kept up to date."""
 
     def __init__(self, like: VqganClipState) -> None:
         """`like` is any state of the kind that will come."""
