@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -17,7 +17,6 @@ from api.client.commands.connection import connected, json_option
 from api.client.errors import Missing
 from api.client.files.packing import MAX_PICTURE_BYTES, Tally, packs_of, pictures_in
 from api.client.files.tables import TableError, read_table
-from api.client.job import Job
 from api.client.terminal.show import show_json
 from api.client.terminal.upload_bar import UploadBar
 
@@ -61,19 +60,18 @@ def index(
     """
     if openmoji == (source is not None):
         raise click.UsageError("give SOURCE or --openmoji")
+    address = source or ""
     with ExitStack() as stack:
-        path = stack.enter_context(_openmoji()) if openmoji else Path(source or "")
-        kind = _kind_of(source or "", path)
+        path = stack.enter_context(_openmoji()) if openmoji else Path(address)
+        kind = _kind_of(address, path)
         if table and kind != "folder":
             raise click.BadParameter("is for a folder; an archive has its table within", param_hint="--metadata")
         name = collection or _default_name(kind, OPENMOJI if openmoji else path.resolve().name)
         upload = _Upload(client, name, model, stack.enter_context(UploadBar()), Tally())
         if kind == "folder":
             upload.send_folder(path, table)
-        elif kind == "archive":
-            upload.send_one(lambda: client.add_archive(name, path))
         else:
-            upload.send_one(lambda: client.add_images(name, [source or ""]))
+            upload.send_one(path if kind == "archive" else address)
     _show(name, upload.tally, client.collection(name)["rows"], as_json)
 
 
@@ -101,11 +99,15 @@ class _Upload:
                 job = self.client.add_archive(self.collection, pack.path)
                 self.tally.add(self.bar.follow(self.client, job, pack.pictures))
 
-    def send_one(self, send: Callable[[], Job]) -> None:
-        """One job of nobody knows how many pictures."""
+    def send_one(self, source: Path | str) -> None:
+        """An archive, or the picture at an address."""
         _create(self.client, self.collection, self.model)
         self.bar.say("sending")
-        self.tally.add(self.bar.follow(self.client, send(), None))
+        if isinstance(source, Path):
+            job = self.client.add_archive(self.collection, source)
+        else:
+            job = self.client.add_images(self.collection, [source])
+        self.tally.add(self.bar.follow(self.client, job, None))
 
 
 def valid_name(text: str) -> str:
