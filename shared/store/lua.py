@@ -27,7 +27,6 @@ class Scripts:
         self._constants = json.dumps(
             {
                 "prefix": keys.PREFIX,
-                "doorbell": WIRE,
                 "events_max_len": settings.events_max_len,
                 "event_ttl_ms": settings.event_ttl_s * 1000,
                 "result_ttl_ms": settings.result_ttl_s * 1000,
@@ -49,10 +48,12 @@ class Scripts:
 
 @functools.cache
 def _source(name: str) -> str:
-    """A script with the library in front of it."""
+    """A script with the library in front of it. The doorbell is a literal of the text, not one of the constants, which
+    are parsed with each call."""
     folder = resources.files("shared.store") / "scripts"
     parts = [folder / "lib" / f"{part}.lua" for part in LIBRARY]
-    return "\n".join(part.read_text() for part in (*parts, folder / f"{name}.lua"))
+    texts = [part.read_text() for part in (*parts, folder / f"{name}.lua")]
+    return "\n".join([f"local DOORBELL = [==[{WIRE}]==]", *texts])
 
 
 class ScriptedStore:

@@ -1,8 +1,9 @@
 -- Last part of the library: how a job gets from one place to another. Each move leaves record, sets and counts agreeing.
 
+-- DOORBELL is put in front by shared/store/lua.py.
 local function ring(pool)
   local id = 'bell-' .. redis.call('INCR', bells_key())
-  local message = string.gsub(conf.doorbell, '@ID@', id)
+  local message = string.gsub(DOORBELL, '@ID@', id)
   message = string.gsub(message, '@QUEUE@', queue_name(pool))
   redis.call('LPUSH', bell_key(pool), message)
 end
