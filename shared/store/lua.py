@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from importlib import resources
 from typing import Any
 
@@ -17,6 +18,9 @@ from shared.store.redis import guarded
 __all__ = ["LIBRARY", "ScriptedStore", "Scripts"]
 
 LIBRARY = ("keys", "records", "fairness", "isolation", "moves")  # scripts/lib; each part uses those before it
+
+_COMMENT = re.compile(r"--.*")
+_FUNCTION = re.compile(r"^local function (?P<name>\w+)(?:.* end|(?:.*\n)+?end)$", re.MULTILINE)  # at the left margin
 
 
 class Scripts:
@@ -51,9 +55,22 @@ def _source(name: str) -> str:
     """A script with the library in front of it. The doorbell is a literal of the text, not one of the constants, which
     are parsed with each call."""
     folder = resources.files("shared.store") / "scripts"
-    parts = [folder / "lib" / f"{part}.lua" for part in LIBRARY]
-    texts = [part.read_text() for part in (*parts, folder / f"{name}.lua")]
-    return "\n".join([f"local DOORBELL = [==[{WIRE}]==]", *texts])
+    library = "\n".join((folder / "lib" / f"{part}.lua").read_text() for part in LIBRARY)
+    script = (folder / f"{name}.lua").read_text()
+    return "\n".join([f"local DOORBELL = [==[{WIRE}]==]", _needed(_COMMENT.sub("", library), script), script])
+
+
+def _needed(library: str, script: str) -> str:
+    """The library without the functions that neither the script nor what it calls names: Redis makes each one anew with
+    every call of the script, which for all of them costs as much as a short script does."""
+    functions = {found["name"]: found[0] for found in _FUNCTION.finditer(library)}
+    named: set[str] = set()
+    texts = [_COMMENT.sub("", script)]
+    while texts:
+        new = functions.keys() & set(re.findall(r"\w+", texts.pop())) - named
+        named |= new
+        texts += [functions[name] for name in new]
+    return _FUNCTION.sub(lambda found: found[0] if found["name"] in named else "", library)
 
 
 class ScriptedStore:
