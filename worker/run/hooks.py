@@ -4,7 +4,7 @@ not know of it. A hook that fails is logged and fails nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,63 +63,63 @@ class Hook:
         """The store was told how the run ended, or could not be, or the job is another attempt's."""
 
 
+EVENTS = tuple(name for name in vars(Hook) if not name.startswith("_"))
+
+
 class Hooks(Hook):
     """Several hooks as one that never raises. after_run goes through them backwards, so that who begins first ends
     last."""
 
     def __init__(self, hooks: list[Hook]) -> None:
-        self._hooks = hooks
+        self._listeners: dict[str, list[Callable[..., None]]] = {event: [] for event in EVENTS}
+        for hook in hooks:
+            self.add(hook)
 
     def add(self, hook: Hook) -> None:
-        """One more, as the last."""
-        self._hooks.append(hook)
+        """One more, as the last. It is called for what it overrides only: engines report with every step."""
+        for event, listeners in self._listeners.items():
+            if getattr(type(hook), event) is not getattr(Hook, event):
+                listeners.append(getattr(hook, event))
 
     def before_run(self, context: JobContext) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.before_run, context)
+        _call(self._listeners["before_run"], context)
 
     def progressed(self, context: JobContext) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.progressed, context)
+        _call(self._listeners["progressed"], context)
 
     def preview_made(self, context: JobContext, image: Image, step: int) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.preview_made, context, image, step)
+        _call(self._listeners["preview_made"], context, image, step)
 
     def snapshot_offered(self, context: JobContext) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.snapshot_offered, context)
+        _call(self._listeners["snapshot_offered"], context)
 
     def before_store(self, context: JobContext) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.before_store, context)
+        _call(self._listeners["before_store"], context)
 
     def after_store(self, context: JobContext) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.after_store, context)
+        _call(self._listeners["after_store"], context)
 
     def before_release(self, context: JobContext, cause: DreamqueueError) -> None:
         """To all."""
-        for hook in self._hooks:
-            _call(hook.before_release, context, cause)
+        _call(self._listeners["before_release"], context, cause)
 
     def after_run(self, context: JobContext, ended: Ended) -> None:
         """To all, backwards."""
-        for hook in reversed(self._hooks):
-            _call(hook.after_run, context, ended)
+        _call(reversed(self._listeners["after_run"]), context, ended)
 
 
-def _call(event: Callable[..., None], *arguments: Any) -> None:
-    try:
-        event(*arguments)
-    except Exception:
-        log.exception("hook failed", hook=event.__qualname__)
+def _call(listeners: Iterable[Callable[..., None]], *arguments: Any) -> None:
+    for listener in listeners:
+        try:
+            listener(*arguments)
+        except Exception:
+            log.exception("hook failed", hook=listener.__qualname__)
 
 
 class RunMetrics(Hook):
