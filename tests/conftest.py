@@ -92,6 +92,8 @@ def live_api(
 
 
 @pytest.fixture
-def live_worker(store: JobStore, objects: ObjectStore, live_pool: str) -> StandIn:
+def live_worker(store: JobStore, objects: ObjectStore, live_pool: str) -> Iterator[StandIn]:
     """What a worker of the live API's pool would write."""
-    return StandIn(store, objects, live_pool)
+    worker = StandIn(store, objects, live_pool)
+    yield worker
+    worker.leave()

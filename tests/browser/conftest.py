@@ -11,12 +11,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from shared.store.jobs import JobStore
 from tests.support.api import ApiServer, new_key
+from tests.support.polling import PATIENCE_S
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE_MS = 15_000  # a browser beside other tests on two cores may take seconds for a click
+PATIENCE_MS = PATIENCE_S * 1000
 
 
 @pytest.fixture(scope="session")

@@ -157,5 +157,5 @@ def test_it_fits_a_phone(
 
 def test_the_docs_page_shows_the_api(page: Page, live_api: ApiServer) -> None:
     page.goto(f"{live_api.url}/docs")
-    expect(page.locator("#operations-jobs-submit_job")).to_be_visible(timeout=20_000)  # drawn by a script of 1.5 MB
+    expect(page.locator("#operations-jobs-submit_job")).to_be_visible()  # drawn by a script of 1.5 MB
     shot(page, "docs")

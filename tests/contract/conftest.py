@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -48,6 +49,8 @@ def stranger(app: Flask, store: JobStore) -> Caller:
 
 
 @pytest.fixture
-def worker(store: JobStore, objects: ObjectStore, pool: str) -> StandIn:
+def worker(store: JobStore, objects: ObjectStore, pool: str) -> Iterator[StandIn]:
     """What a worker of the pool would write."""
-    return StandIn(store, objects, pool)
+    worker = StandIn(store, objects, pool)
+    yield worker
+    worker.leave()

@@ -29,6 +29,7 @@ from tests.contract.test_api_admission import problem_of
 from tests.contract.test_api_collections import field_of, made
 from tests.support.api import ApiServer, Caller, StandIn, new_key, picture
 from tests.support.archives import Members, tarred, zipped
+from tests.support.polling import PATIENCE_S
 
 PATH = "/v1/collections/fruit/images"
 RED, BLUE = picture("red"), picture("blue")
@@ -446,7 +447,7 @@ def test_an_archive_may_come_in_chunks(
 
     server = ApiServer(limited, tmp_path, processes=1)
     try:
-        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_S) as http:
             assert http.post("/v1/collections", json={"name": "fruit"}).status_code == 201
 
             def sent(content: bytes, content_type: str = "application/zip") -> int:

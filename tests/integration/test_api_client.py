@@ -19,13 +19,13 @@ from api.client.transport import Transport
 from deploy.local.servers import free_port
 from shared.settings import Settings
 from tests.support.api import ApiServer, StandIn, picture
+from tests.support.polling import PATIENCE_S, eventually
 
 PROMPT = {"prompts": ["a red apple"], "n": 2}
 
 
 def finish_when_submitted(worker: StandIn, client: DreamqueueClient, *bodies: bytes) -> threading.Thread:
     """A worker that takes the caller's one job as soon as it is there."""
-    from tests.support.polling import eventually
 
     def run() -> None:
         job = eventually(lambda: next(client.list(state="queued"), None), what="a queued job")
@@ -44,7 +44,7 @@ def test_submit_watch_download(client: DreamqueueClient, live_worker: StandIn, t
     events = list(client.watch(job.id))
     worker.join()
     assert [event.type for event in events] == ["queued", "started", "preview", "finished"]
-    job = client.wait(job.id, timeout_s=10)
+    job = client.wait(job.id, timeout_s=PATIENCE_S)
     assert (job.state, len(job.images)) == ("succeeded", 2)
     paths = client.download_all(job, tmp_path / "out")
     assert [path.name for path in paths] == ["1-000.png", "2-001.png"]

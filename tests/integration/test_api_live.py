@@ -30,7 +30,7 @@ def test_many_waits_and_streams_at_once(
     claim = live_worker.claim(job.id)
     limits = httpx.Limits(max_connections=WAITERS + 10)
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=live_api.url, headers=headers, limits=limits, timeout=60) as http:
+    with httpx.Client(base_url=live_api.url, headers=headers, limits=limits, timeout=PATIENCE_S) as http:
 
         def wait(number: int) -> str:
             if number % 2:
@@ -61,7 +61,7 @@ def test_a_body_without_length_is_bounded_too(live_api: ApiServer, key: str, set
 
 def test_what_is_not_http_hurts_nobody(live_api: ApiServer) -> None:
     for junk in (b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", live_api.port), timeout=10) as conn:
+        with socket.create_connection(("127.0.0.1", live_api.port), timeout=PATIENCE_S) as conn:
             conn.sendall(junk)
             conn.shutdown(socket.SHUT_WR)
             assert b"Traceback" not in conn.recv(65536)
@@ -91,7 +91,7 @@ def test_redis_dies_and_nothing_accepted_is_lost(
     api_server = ApiServer(own, tmp_path)
     try:
         key = new_key(JobStore(store_client, own), tenant)
-        http = httpx.Client(base_url=api_server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        http = httpx.Client(base_url=api_server.url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_S)
         accepted = [http.post("/v1/jobs", json=DALLE).json()["id"] for _ in range(20)]
         redis_server.kill()
         refused = http.post("/v1/jobs", json=DALLE)

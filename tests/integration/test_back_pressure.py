@@ -137,7 +137,7 @@ def test_jobs_end_while_the_store_is_full(
     own: Settings, store: JobStore, objects: ObjectStore, tmp_path: Path
 ) -> None:  # objects: the bucket must be there
     worker = Worker(own, store, tmp_path)
-    running = [submit(store, TENANT, POOL, steps=20, step_s=0.1) for _ in range(2)]
+    running = [submit(store, TENANT, POOL, steps=40, step_s=0.1) for _ in range(2)]
     for job_id in running:
         until(store, TENANT, job_id, "running")
     waiting = submit(store, TENANT, POOL, steps=2)

@@ -29,6 +29,7 @@ from PIL import Image
 from api.client import DreamqueueClient
 from api.client.cli import cli
 from api.client.errors import InvalidRequest, Missing
+from tests.support.polling import PATIENCE_S
 from tests.support.stacks import RunningStack
 
 KINDS = "rank,classify,search,index,remove,reembed,duplicates,group"
@@ -196,7 +197,7 @@ def test_every_call_of_the_python_client(client: DreamqueueClient, folder: Path)
         client.create_collection("calls", model="no-clip")
     paths = sorted(folder.rglob("*.webp"))
     pictures = [paths[0], client.upload_image(paths[1]), {"image": paths[2], "metadata": {"name": "third"}}]
-    job = client.wait(client.add_images("calls", pictures).id, timeout_s=60)
+    job = client.wait(client.add_images("calls", pictures).id, timeout_s=PATIENCE_S)
     assert (job.state, (job.result or {})["added"]) == ("succeeded", 3)
     whole = client.search("calls", "food", limit=3)
     first = client.search("calls", "food", limit=1)
@@ -213,12 +214,12 @@ def test_every_call_of_the_python_client(client: DreamqueueClient, folder: Path)
     assert [ranking["prompt"] for ranking in client.rank(paths[:2], ["a", "b"])["rankings"]] == ["a", "b"]
     labelled = client.classify(["apple", "pizza"], images=paths[:1], top_k=1)
     assert len(labelled["classifications"]) == 1
-    moved = client.wait(client.reembed("calls", "emoji-clip").id, timeout_s=60)
+    moved = client.wait(client.reembed("calls", "emoji-clip").id, timeout_s=PATIENCE_S)
     assert (moved.state, (moved.result or {})["rows"]) == ("succeeded", 3)
-    removed = client.wait(client.remove_images("calls", [whole["hits"][0]["id"]]).id, timeout_s=60)
+    removed = client.wait(client.remove_images("calls", [whole["hits"][0]["id"]]).id, timeout_s=PATIENCE_S)
     assert (removed.result or {})["removed"] == 1
     rest = client.remove_images("calls", filter={"field": "name", "exists": False})
-    client.wait(rest.id, timeout_s=60)
+    client.wait(rest.id, timeout_s=PATIENCE_S)
     assert client.collection("calls")["rows"] <= 1
     client.delete_collection("calls")
     with pytest.raises(Missing):

@@ -86,7 +86,7 @@ def test_a_taken_port_and_a_folder_in_use_are_refused_clearly(stack: RunningStac
 
 
 def test_kill_9_of_the_worker_in_mid_job(stack: RunningStack, client: httpx.Client) -> None:
-    job_id = submit(client, steps=20, step_s=0.1, write_bytes=1000)
+    job_id = submit(client, steps=40, step_s=0.1, write_bytes=1000)
     eventually(lambda: state_is(client, job_id, "running"), what="running")
     stack.kill("worker-1")
     job = stack.finished(client, job_id)

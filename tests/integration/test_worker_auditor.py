@@ -15,7 +15,7 @@ from shared.storage import ObjectStore
 from shared.store.audit import INVARIANTS
 from shared.store.jobs import JobStore
 from shared.store.redis import connect
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.servers import RedisServer
 from tests.support.workers import Worker, submit, until
 
@@ -34,7 +34,7 @@ def violations(worker: Worker) -> dict[str, float]:
     """From the worker's own /metrics."""
     info = worker.info()
     assert info is not None
-    with urllib.request.urlopen(f"http://127.0.0.1:{info.metrics_port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{info.metrics_port}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     found = re.findall(r'^dreamqueue_invariant_violations_total\{invariant="(\w+)"\} (\S+)$', text, re.M)
     return {name: float(value) for name, value in found}

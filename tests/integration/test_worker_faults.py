@@ -20,7 +20,7 @@ from shared.store.jobs import JobStore
 from shared.store.redis import connect
 from tests.faults.object_faults import ObjectFaults
 from tests.support.faulty_probes import HANGING_STEPS, HUNGRY_STEPS
-from tests.support.polling import eventually
+from tests.support.polling import PATIENCE_S, eventually
 from tests.support.servers import ObjectServer, RedisServer
 from tests.support.workers import Worker, submit, until
 from worker.maintenance.watchdog import EXIT_CODE
@@ -43,7 +43,7 @@ class TestKilled:
         self, probes: Settings, store: JobStore, objects: ObjectStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         first = Worker(probes, store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=20, step_s=0.1, write_bytes=1000)
+        job_id = submit(store, tenant, pool, steps=40, step_s=0.1, write_bytes=1000)
         until(store, tenant, job_id, "running")
         first.kill()
         second = Worker(probes, store, tmp_path)
@@ -64,7 +64,7 @@ class TestKilled:
     def test_a_job_that_kills_its_workers_fails_at_last(
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
-        quick = probes.model_copy(update={"lease_s": 1.0, "beat_s": 0.2})
+        quick = probes.model_copy(update={"lease_s": 2.0, "beat_s": 0.3})
         job_id = submit(store, tenant, pool, steps=1000, step_s=0.1)
         for number in range(1, quick.max_losses + 1):
             worker = Worker(quick, store, tmp_path)
@@ -91,7 +91,7 @@ class TestKilled:
         tenant: str, pool: str, tmp_path: Path,
     ) -> None:  # fmt: skip
         """The first job passes, the second meets its worker's death there, and ends once on another worker."""
-        quick = probes.model_copy(update={"lease_s": 1.0, "beat_s": 0.2})
+        quick = probes.model_copy(update={"lease_s": 2.0, "beat_s": 0.3})
         doomed = Worker(quick, store, tmp_path, arguments=("-m", "tests.support.doomed", f"{point}:{passes}"))
         first = until(store, tenant, submit(store, tenant, pool, write_bytes=10))
         assert (first.state, first.attempt) == (JobState.SUCCEEDED, 1)
@@ -111,7 +111,7 @@ class TestKilled:
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         frozen = Worker(probes, store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=10, step_s=0.1, write_bytes=10)
+        job_id = submit(store, tenant, pool, steps=30, step_s=0.1, write_bytes=10)
         until(store, tenant, job_id, "running")
         frozen.process.signal(signal.SIGSTOP)
         try:
@@ -136,7 +136,7 @@ class TestHung:
     def test_the_process_ends_and_only_the_hung_job_pays(
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
-        own = probes.model_copy(update={"step_timeout_s": 1.0})
+        own = probes.model_copy(update={"step_timeout_s": 2.0})
         worker = Worker(own, store, tmp_path, arguments=(*FAULTY, "hangs"))
         warm = until(store, tenant, submit(store, tenant, pool, steps=1))
         assert warm.state is JobState.SUCCEEDED
@@ -165,7 +165,7 @@ class TestRecycled:
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         worker = Worker(probes.model_copy(update={"recycle_after_jobs": 3}), store, tmp_path)
-        long = submit(store, tenant, pool, steps=30, step_s=0.05)
+        long = submit(store, tenant, pool, steps=60, step_s=0.05)
         until(store, tenant, long, "running")
         short = [submit(store, tenant, pool) for _ in range(5)]
         eventually(lambda: worker.process.exit_code is not None, what="the end of the process")
@@ -200,7 +200,7 @@ class TestDrained:
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         worker = Worker(probes, store, tmp_path)
-        running = [submit(store, tenant, pool, steps=10, step_s=0.1) for _ in range(2)]
+        running = [submit(store, tenant, pool, steps=30, step_s=0.1) for _ in range(2)]
         for job_id in running:
             until(store, tenant, job_id, "running")
         waiting = submit(store, tenant, pool)
@@ -228,7 +228,7 @@ class TestDrained:
         self, probes: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         worker = Worker(probes, store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=30, step_s=0.1)
+        job_id = submit(store, tenant, pool, steps=50, step_s=0.1)
         until(store, tenant, job_id, "running")
         worker.process.signal(signal.SIGTERM)
         eventually(lambda: (info := worker.info()) is not None and info.state == "draining")
@@ -255,7 +255,7 @@ class TestDrained:
             "--without-gossip", "--without-mingle", "--without-heartbeat",
         )  # fmt: skip
         worker = Worker(probes, store, tmp_path, arguments=arguments)
-        short, long = submit(store, tenant, pool), submit(store, tenant, pool, steps=8, step_s=0.1)
+        short, long = submit(store, tenant, pool), submit(store, tenant, pool, steps=30, step_s=0.1)
         assert until(store, tenant, short).state is JobState.SUCCEEDED
         until(store, tenant, long, "running")
         assert worker.stop() == 0
@@ -331,8 +331,8 @@ class TestObjectStoreAway:
                 "retry_base_s": 1.0,
                 "retry_cap_s": 1.0,
                 "max_failures": 1,
-                "lease_s": 1.0,
-                "beat_s": 0.2,
+                "lease_s": 2.0,
+                "beat_s": 0.3,
                 "spool_dir": str(tmp_path / "spool"),
             }
         )
@@ -444,7 +444,7 @@ def scraped(worker: Worker, name: str) -> float:
     """A value of the worker's own /metrics; 0.0 where it is not shown yet."""
     info = worker.info()
     assert info is not None
-    with urllib.request.urlopen(f"http://127.0.0.1:{info.metrics_port}/metrics", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{info.metrics_port}/metrics", timeout=PATIENCE_S) as reply:
         lines = reply.read().decode().splitlines()
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 

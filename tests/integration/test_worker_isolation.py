@@ -43,7 +43,7 @@ def crew(
     settings: Settings, store: JobStore, objects: ObjectStore, pool: str, tmp_path: Path
 ) -> Iterator[Crew]:  # objects: the bucket must be there
     own = settings.model_copy(
-        update={"pool": pool, "kinds": "probe", "slots": 4, "lease_s": 1.5, "beat_s": 0.3, "isolate_after_s": 1.0}
+        update={"pool": pool, "kinds": "probe", "slots": 4, "lease_s": 2.5, "beat_s": 0.3, "isolate_after_s": 1.0}
     )
     made = Crew(own, store, tmp_path, 1)
     yield made

@@ -11,8 +11,8 @@ from shared.errors import Expired, NotFound
 from shared.records.job import JobState, NewJob
 from shared.settings import Settings
 from shared.storage import ObjectStore, artifact_key
+from shared.store import keys
 from shared.store.jobs import JobStore, Reaped
-from tests.support.polling import eventually
 from worker.maintenance.reaper import BATCH, ROUNDS, Reaper
 
 pytestmark = pytest.mark.integration
@@ -21,28 +21,19 @@ pytestmark = pytest.mark.integration
 def test_results_past_their_time_go(
     settings: Settings, store: JobStore, objects: ObjectStore, tenant: str, pool: str
 ) -> None:
-    brief = settings.model_copy(update={"result_ttl_s": 1})
-    ended = JobStore(store.redis, brief)
     job_id = str(uuid.uuid4())
-    ended.submit(NewJob(id=job_id, tenant=tenant, kind="probe", pool=pool, spec={"kind": "probe"}))
-    claim = ended.claim(pool, "somebody")
+    store.submit(NewJob(id=job_id, tenant=tenant, kind="probe", pool=pool, spec={"kind": "probe"}))
+    claim = store.claim(pool, "somebody")
     assert claim is not None
     key = artifact_key(tenant, job_id, 1, "probe.bin")
     objects.put(key, b"abc", "application/octet-stream")
-    assert ended.commit(claim, {"files": []}, {}) is JobState.SUCCEEDED
-    reaper = Reaper(store, objects, brief.model_copy(update={"reap_period_s": 0.01}))
-    reaper.sweep()
+    assert store.commit(claim, {"files": []}, {}) is JobState.SUCCEEDED
+    Reaper(store, objects, settings).sweep()
     assert store.get(tenant, job_id).state is JobState.SUCCEEDED  # not yet
-
-    def is_gone() -> bool:
-        reaper.sweep()
-        try:
-            store.get(tenant, job_id)
-        except Expired:
-            return True
-        return False
-
-    assert eventually(is_gone)
+    store.redis.zadd("dq:expiry", {keys.ref(tenant, job_id): 1})
+    Reaper(store, objects, settings).sweep()
+    with pytest.raises(Expired):
+        store.get(tenant, job_id)
     with pytest.raises(NotFound):
         objects.head(key)
 

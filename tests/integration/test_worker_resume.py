@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(settings: Settings, pool: str) -> Settings:
     """Workers of this test's pool that save often and lose their jobs soon."""
     return settings.model_copy(
-        update={"pool": pool, "kinds": "probe", "lease_s": 1.0, "beat_s": 0.2, "snapshot_every_s": 0.2, "slots": 1}
+        update={"pool": pool, "kinds": "probe", "lease_s": 2.0, "beat_s": 0.3, "snapshot_every_s": 0.2, "slots": 1}
     )
 
 
@@ -134,7 +134,7 @@ class TestKilled:
         self, damage: str, own: Settings, store: JobStore, objects: ObjectStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         doomed = Worker(own, store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=60, step_s=0.03)
+        job_id = submit(store, tenant, pool, steps=120, step_s=0.03)
         saved = killed_after_a_snapshot(doomed, store, tenant, job_id)
         if damage == "gone":
             objects.delete(saved.key)
@@ -151,7 +151,7 @@ class TestKilled:
     ) -> None:
         """The second one never arrives; the first one counts."""
         doomed = Worker(own, store, tmp_path, arguments=("-m", "tests.support.doomed", "before_snapshot:2"))
-        job_id = submit(store, tenant, pool, steps=60, step_s=0.03)
+        job_id = submit(store, tenant, pool, steps=120, step_s=0.03)
         eventually(lambda: doomed.process.exit_code is not None)
         doomed.process.stop()
         saved = noted(store, tenant, job_id)
@@ -174,7 +174,7 @@ class TestGivenBack:
         self, brief: Settings, store: JobStore, tenant: str, pool: str, tmp_path: Path
     ) -> None:
         worker = Worker(brief, store, tmp_path)
-        job_id = submit(store, tenant, pool, steps=100, step_s=0.03)
+        job_id = submit(store, tenant, pool, steps=200, step_s=0.03)
         until(store, tenant, job_id, "running")
         assert worker.stop() == 0
         record, saved = store.get(tenant, job_id), noted(store, tenant, job_id)

@@ -47,7 +47,7 @@ def held(store: JobStore, tenant: str, job_id: str) -> JobRecord | None:
 
 
 def test_a_paused_run_stands_still_and_goes_on(worker: Worker, store: JobStore, tenant: str, pool: str) -> None:
-    job_id = submit(store, tenant, pool, steps=40, step_s=0.05)
+    job_id = submit(store, tenant, pool, steps=80, step_s=0.05)
     eventually(lambda: (store.get(tenant, job_id).progress.get("step") or 0) >= 5)
     assert store.pause(tenant, job_id) is JobState.RUNNING
     record = eventually(lambda: held(store, tenant, job_id), what="the job given back")

@@ -7,7 +7,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from deploy.local.servers import free_port
 from shared.records.job import Claim, JobState
 from shared.settings import ENV_PREFIX, Settings
 from shared.storage import ObjectStore, artifact_key
+from shared.store import keys
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerInfo
 from tests.support.polling import PATIENCE_S
@@ -78,6 +79,7 @@ class StandIn:
     store: JobStore
     objects: ObjectStore
     pool: str
+    names: list[str] = field(default_factory=list)  # of those it announced
 
     def claim(self, job_id: str | None = None) -> Claim:
         """The pool's next job; with an id, that one, and whatever lay before it is finished on the way."""
@@ -112,13 +114,19 @@ class StandIn:
         assert self.store.commit(claim, result, {"queue_s": 0.1, "run_s": 0.2}) in set(JobState)
 
     def announce(self, models: Iterable[str], *, slots: int = 2) -> None:
-        """Show up as a live worker of the pool."""
+        """Show up as a live worker of the pool, until leave(): no beat of it can be late."""
         described = [
             {"id": model, "family": "clip" if "clip" in model else "test", "sha256": "0" * 64} for model in models
         ]
-        self.store.fleet.announce(
-            WorkerInfo(f"w-{uuid.uuid4().hex[:8]}", self.pool, ["dalle"], described, "cpu", slots, 0, "ready", "0", 1)
-        )
+        name = f"w-{uuid.uuid4().hex[:8]}"
+        self.store.fleet.announce(WorkerInfo(name, self.pool, ["dalle"], described, "cpu", slots, 0, "ready", "0", 1))
+        self.store.redis.persist(keys.worker(name))
+        self.names.append(name)
+
+    def leave(self) -> None:
+        """Be gone."""
+        while self.names:
+            self.store.fleet.depart(self.names.pop())
 
 
 class ApiServer:
