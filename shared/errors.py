@@ -269,13 +269,9 @@ class WorkerLost(DreamqueueError):
 
 class UnreadableRecord(DreamqueueError):
     """A stored record that this version can make no sense of: damaged, or of a version that changed what a field means.
-    It ends its own job and stops nobody else's. `field` is the one that cannot be read, where it is one."""
+    It ends its own job and stops nobody else's; the message names the fields."""
 
     code = "unreadable_record"
-
-    def __init__(self, message: str, *, field: str = "") -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class Internal(DreamqueueError):

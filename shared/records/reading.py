@@ -7,15 +7,17 @@ Writers never rely on this. Data of a version that changes the meaning of a fiel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from functools import cache, partial
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.errors import UnreadableRecord
 
 __all__ = ["FieldReader", "record_from_json"]
 
 T = TypeVar("T")
+Fits: TypeAlias = Callable[[Any], bool]
 
 
 class FieldReader:
@@ -88,32 +90,40 @@ def record_from_json(cls: type[T], text: str | bytes | Mapping[str, Any]) -> T:
     except ValueError:
         raw = None
     if not isinstance(raw, Mapping):
-        raise UnreadableRecord(f"a stored {cls.__name__} is no JSON object", field="")
+        raise UnreadableRecord(f"a stored {cls.__name__} is no JSON object")
+    return cls(**{field.name: _value(cls, field, raw, fits) for field, fits in _fields_of(cls)})  # type: ignore[arg-type]
+
+
+@cache
+def _fields_of(cls: type) -> tuple[tuple[Field[Any], Fits], ...]:
+    """The dataclass' fields, and what their values must fit: the same for every record, and costly to find out."""
     hints = get_type_hints(cls)
-    return cls(**{field.name: _value(cls, field, raw, hints[field.name]) for field in fields(cls)})  # type: ignore[arg-type]
+    return tuple((field, _fits(hints[field.name])) for field in fields(cls))
 
 
-def _value(cls: type, field: Field[Any], raw: Mapping[str, Any], hint: Any) -> Any:
-    if field.name in raw and _fits(raw[field.name], hint):
+def _value(cls: type, field: Field[Any], raw: Mapping[str, Any], fits: Fits) -> Any:
+    if field.name in raw and fits(raw[field.name]):
         return raw[field.name]
     if field.default is not MISSING:
         return field.default
     if field.default_factory is not MISSING:
         return field.default_factory()
     found = "has no" if field.name not in raw else "makes no sense of"
-    raise UnreadableRecord(f"a stored {cls.__name__} {found} {field.name}", field=field.name)
+    raise UnreadableRecord(f"a stored {cls.__name__} {found} {field.name}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(hint: Any) -> Fits:
     """Whether a JSON value is of the type: a plain one, Any, a union, or a list or dict of these."""
-    origin, members = get_origin(hint), get_args(hint)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, members[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, members[1]) for item in value.values())
     if hint is Any:
-        return True
-    return _is_a(value, hint) if isinstance(hint, type) else any(_fits(value, member) for member in members)
+        return lambda _value: True
+    if isinstance(hint, type) and get_origin(hint) is None:
+        return partial(_is_a, plain=hint)
+    members = [_fits(member) for member in get_args(hint)]
+    if get_origin(hint) is list:
+        return lambda value: isinstance(value, list) and all(map(members[0], value))
+    if get_origin(hint) is dict:
+        return lambda value: isinstance(value, dict) and all(map(members[1], value.values()))
+    return lambda value: any(fits(value) for fits in members)
 
 
 def _is_a(value: Any, plain: type) -> bool:

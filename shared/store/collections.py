@@ -213,10 +213,7 @@ def _collection(tenant: str, name: str, raw: Mapping[str, str]) -> Collection:
         columns=dict(_columns(read.json("fields", dict, {}))),
     )
     if read.unreadable:  # rows written by a guess at its columns would be wrong for ever
-        raise UnreadableRecord(
-            f"the record of the collection {name} cannot be read: {', '.join(read.unreadable)}",
-            field=read.unreadable[0],
-        )
+        raise UnreadableRecord(f"the record of the collection {name} cannot be read: {', '.join(read.unreadable)}")
     return collection
 
 

@@ -14,9 +14,10 @@ from PIL.Image import Image
 
 from shared.settings import Settings
 from shared.specs.types import Spec
+from worker.engine_metrics import engine_options
 from worker.engines.base import Task
-from worker.engines.options import EngineOptions
 from worker.engines.registry import build_engines
+from worker.engines.scheduling.device_lock import DeviceLock
 from worker.transfer.encode import EncodedOutput, encode
 
 __all__ = ["LocalContext", "LocalRun", "run_here"]
@@ -61,15 +62,8 @@ class LocalRun:
 
 def run_here(spec: Spec, images: Mapping[str, Image], settings: Settings, context: LocalContext) -> LocalRun:
     """Run `spec` with a worker's settings; `images` by the references the spec names, RGB. Raises DreamqueueError."""
-    options = EngineOptions(
-        device=settings.device,
-        cpu_threads=settings.cpu_threads,
-        weights_dir=settings.weights_dir,
-        memory_bytes=settings.device_memory_bytes,
-        is_deterministic=settings.deterministic,
-    )
     started_at = time.monotonic()
-    engine = build_engines([spec.kind], options)[spec.kind]
+    engine = build_engines([spec.kind], engine_options(settings, DeviceLock()))[spec.kind]
     engine.load()
     loaded_at = time.monotonic()
     output = engine.run(Task(spec, images), context)

@@ -51,7 +51,7 @@ def claim_of(reply: list[Any]) -> Claim:
     read = FieldReader({name: str(value) for name, value in zip(CLAIM_FIELDS, reply, strict=True)})
     spec = read.optional_json("spec", dict)
     if spec is None or not read.text("kind"):
-        raise UnreadableRecord("this job's record cannot be read: its kind or its spec makes no sense", field="spec")
+        raise UnreadableRecord("this job's record cannot be read: its kind or its spec makes no sense")
     return Claim(
         tenant=read.text("tenant"),
         id=read.text("id"),

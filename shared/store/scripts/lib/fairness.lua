@@ -16,6 +16,9 @@ local function vclock_of(pool) return tonumber(redis.call('GET', vclock_key(pool
 
 local function vtag_of(pool, tenant) return tonumber(redis.call('HGET', vtags_key(pool), tenant) or '0') end
 
+-- A place in the order of things, or a rank, as a text that loses nothing of its fraction.
+local function exact(order) return string.format('%.10f', order) end
+
 -- The order in which things came: milliseconds, and within one of them a fraction that grows by 1/1024, so that ranks
 -- are exact in a double until the year 2248. A clock set back by up to a second changes no order; beyond that, the
 -- clock is believed, since a rank far ahead of it would starve what comes later.
@@ -23,7 +26,7 @@ local function next_order()
   local last = tonumber(redis.call('GET', order_key()) or '0') or 0
   local order = now
   if last >= now and last < now + 1000 then order = last + 1 / 1024 end
-  redis.call('SET', order_key(), string.format('%.10f', order))
+  redis.call('SET', order_key(), exact(order))
   return order
 end
 

@@ -11,7 +11,7 @@
 local function is_suspect(losses) return (tonumber(losses or '0') or 0) >= conf.max_losses - 1 end
 
 local function add_suspect(pool, ref)
-  redis.call('ZADD', suspects_key(pool), string.format('%.10f', next_order()), ref)
+  redis.call('ZADD', suspects_key(pool), exact(next_order()), ref)
 end
 
 local function pop_suspect(pool) return redis.call('ZPOPMIN', suspects_key(pool))[1] end

@@ -12,18 +12,18 @@ end
 local function accept(ref, job)
   local tenant, id = split(ref)
   local order = next_order()
-  local rank = order + tonumber(job.offset_ms)
+  local rank = exact(order + tonumber(job.offset_ms))
   local deadline = job.deadline_ms ~= '' and string.format('%.0f', now + tonumber(job.deadline_ms)) or ''
   redis.call('HSET', job_key(ref), 'id', id, 'tenant', tenant, 'kind', job.kind, 'pool', job.pool, 'spec', job.spec,
-    'state', 'queued', 'priority', job.priority, 'rank', string.format('%.10f', rank), 'attempt', 0, 'failures', 0,
+    'state', 'queued', 'priority', job.priority, 'rank', rank, 'attempt', 0, 'failures', 0,
     'losses', 0, 'created_at', now, 'queued_at', now, 'deadline_at', deadline, 'metadata', job.metadata,
     'retry_of', job.retry_of, 'fingerprint', job.fingerprint)
   if job.ttl_ms ~= '' then redis.call('HSET', job_key(ref), 'ttl', job.ttl_ms) end
   if job.request_id ~= '' then redis.call('HSET', job_key(ref), 'request_id', job.request_id) end
-  redis.call('ZADD', jobs_key(tenant), string.format('%.10f', order), id)
+  redis.call('ZADD', jobs_key(tenant), exact(order), id)
   redis.call('SADD', pools_key(), job.pool)
   if deadline ~= '' then redis.call('ZADD', deadlines_key(), deadline, ref) end
-  enqueue(job.pool, ref, string.format('%.10f', rank))
+  enqueue(job.pool, ref, rank)
   count(job.kind, 'accepted')
   emit(ref, 'queued', '{"state":"queued"}')
   ring(job.pool)
@@ -33,7 +33,7 @@ end
 local function place(ref)
   local pool, rank, losses, paused = unpack(redis.call('HMGET', job_key(ref), 'pool', 'rank', 'losses', 'paused'))
   if paused ~= '1' and not is_suspect(losses) then
-    enqueue(pool, ref, tonumber(rank or '') and rank or string.format('%.10f', next_order()))
+    enqueue(pool, ref, tonumber(rank or '') and rank or exact(next_order()))
     ring(pool)
     return
   end
